@@ -1,0 +1,61 @@
+//! Stable Diffusion text-to-image on [Candle](candle_core), with the numbers of diffusers: the same weights, request and
+//! seed give the same latents and the same picture.
+//!
+//! A [`Pipeline`] is a loaded model. A [`Request`] says what to draw and becomes a complete [`Job`]; a [`Run`] is one
+//! generation, which its caller advances one UNet call at a time. [`Pipeline::generate`] does it all at once:
+//!
+//! ```
+//! use std::ops::ControlFlow;
+//!
+//! use sd_pipeline::{Pipeline, Request, builtin_model};
+//!
+//! let pipeline = Pipeline::builder(builtin_model()).build()?;
+//! let request = Request {
+//!     num_inference_steps: Some(2),
+//!     seed: Some(42),
+//!     ..Request::new("a red circle on a white background")
+//! };
+//! let made = pipeline.generate(&request, |progress| {
+//!     println!("step {} of {}", progress.step, progress.num_steps);
+//!     ControlFlow::Continue(())
+//! })?;
+//! assert_eq!(made.images[0].dimensions(), (128, 128));
+//! # Ok::<(), sd_pipeline::Error>(())
+//! ```
+//!
+//! Latents are variance-preserving f32 inside; what the API shows is scaled as diffusers shows it.
+
+mod batch;
+mod conditioning;
+mod error;
+mod guidance;
+mod image;
+mod init;
+mod job;
+mod metadata;
+mod pipeline;
+mod request;
+mod run;
+mod scheduler;
+mod snapshot;
+
+pub use crate::image::to_rgb;
+pub use ::image::RgbImage;
+pub use candle_core::{DType, Device, Tensor};
+pub use conditioning::{Branch, Conditions};
+pub use error::{Error, Result};
+pub use job::Job;
+pub use pipeline::{Images, Pipeline, PipelineBuilder};
+pub use request::{Request, SeedMode};
+pub use run::{Progress, Run};
+pub use sd_config::{ModelConfig, Version};
+pub use sd_models::{LoadOptions, ModelSource};
+
+/// The small model inside this crate, which draws shapes at 128x128 pixels and needs no download.
+#[cfg(feature = "builtin")]
+pub fn builtin_model() -> ModelSource {
+    ModelSource::Embedded(sd_models::EmbeddedModel {
+        name: "builtin",
+        files: sd_demo_model::FILES,
+    })
+}

@@ -1,0 +1,86 @@
+//! What a picture says about how it was made.
+
+use serde_json::{Value, json};
+
+use crate::{Job, Pipeline, Result};
+
+impl Pipeline {
+    /// The text of picture `image`'s PNG chunk `parameters`, as the AUTOMATIC1111 web UI writes it and many tools read it.
+    ///
+    /// ```text
+    /// a red circle
+    /// Negative prompt: blurry
+    /// Steps: 20, Sampler: Euler a, CFG scale: 7.5, Seed: 1, Size: 512x512, Model hash: 0123456789, Model: name, Version: ..
+    /// ```
+    ///
+    /// # Errors
+    /// As [`weights_sha256`](Self::weights_sha256).
+    pub fn a1111_parameters(&self, job: &Job, image: usize) -> Result<String> {
+        let mut text = job.prompt.clone();
+        if let Some(negative) = job
+            .negative_prompt
+            .as_deref()
+            .filter(|negative| !negative.is_empty())
+        {
+            text.push_str("\nNegative prompt: ");
+            text.push_str(negative);
+        }
+        let sampler =
+            sd_scheduler::entry(&job.scheduler).map_or(job.scheduler.as_str(), |entry| entry.label);
+        let mut settings = vec![
+            ("Steps", job.num_inference_steps.to_string()),
+            ("Sampler", sampler.into()),
+            ("CFG scale", job.guidance_scale.to_string()),
+            ("Seed", job.image_seed(image).to_string()),
+            ("Size", format!("{}x{}", job.width, job.height)),
+            // As many digits as the web UI shows.
+            (
+                "Model hash",
+                self.weights_sha256()?.chars().take(10).collect(),
+            ),
+            ("Model", self.name().into()),
+        ];
+        if job.clip_skip > 0 {
+            // Counted there from 1, the last layer.
+            settings.push(("Clip skip", (job.clip_skip + 1).to_string()));
+        }
+        settings.push((
+            "Version",
+            format!("sd-pipeline {}", env!("CARGO_PKG_VERSION")),
+        ));
+        let settings: Vec<_> = settings
+            .iter()
+            .map(|(key, value)| format!("{key}: {}", quoted(value)))
+            .collect();
+        Ok(format!("{text}\n{}", settings.join(", ")))
+    }
+
+    /// Everything needed to make picture `image` of a job again: `{"software", "version", "model", "image", "seed", "job"}`.
+    /// The job is a [`Request`](crate::Request) too.
+    ///
+    /// # Errors
+    /// As [`weights_sha256`](Self::weights_sha256).
+    pub fn metadata(&self, job: &Job, image: usize) -> Result<Value> {
+        Ok(json!({
+            "software": env!("CARGO_PKG_NAME"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "model": {
+                "name": self.name(),
+                "version": self.config().version.map(|version| version.to_string()),
+                "sha256": self.weights_sha256()?,
+            },
+            "image": image,
+            "seed": job.image_seed(image),
+            "job": job,
+        }))
+    }
+}
+
+/// The web UI quotes what would break its line of settings.
+fn quoted(value: &str) -> String {
+    if value.contains([',', ':', '\n', '"']) {
+        Value::from(value).to_string()
+    } else {
+        value.into()
+    }
+}

@@ -1,0 +1,216 @@
+//! The loaded model, and what can be done with it.
+
+use std::{ops::ControlFlow, sync::Arc};
+
+use candle_core::{DType, Device};
+use image::RgbImage;
+use sd_config::ModelConfig;
+use sd_models::{LoadOptions, Model, ModelSource};
+
+use crate::{Error, Job, Progress, Request, Result, Run, batch, snapshot};
+
+/// A loaded model. Immutable and shareable between threads; all state of a generation is in its [`Run`].
+///
+/// ```
+/// use std::ops::ControlFlow;
+///
+/// use sd_pipeline::{Pipeline, Request, builtin_model};
+///
+/// let pipeline = Pipeline::builder(builtin_model()).build()?;
+/// let request = Request { num_inference_steps: Some(1), ..Request::new("a blue star on a white background") };
+/// let made = pipeline.generate(&request, |_| ControlFlow::Continue(()))?;
+/// assert_eq!(made.images.len(), 1);
+/// # Ok::<(), sd_pipeline::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) model: Arc<Model>,
+    name: String,
+}
+
+/// The result of [`Pipeline::generate`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Images {
+    /// What was made, with every default and the seed.
+    pub job: Job,
+    /// The pictures, [`Job::num_images`] of them.
+    pub images: Vec<RgbImage>,
+}
+
+impl Pipeline {
+    /// Chooses how to load a model.
+    pub fn builder(source: ModelSource) -> PipelineBuilder {
+        PipelineBuilder {
+            source,
+            options: LoadOptions::default(),
+        }
+    }
+
+    /// A pipeline of a model loaded by other means. `name` is what the pictures' metadata call it.
+    pub fn from_model(name: impl Into<String>, model: Model) -> Self {
+        Self {
+            name: name.into(),
+            model: Arc::new(model),
+        }
+    }
+
+    /// The model's name: its folder's, its repository's, or that of the built-in one.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The SHA-256 of the UNet's weights, hexadecimal. The first call reads them all.
+    ///
+    /// # Errors
+    /// The files are gone.
+    pub fn weights_sha256(&self) -> Result<&str> {
+        Ok(self.model.weights_sha256()?)
+    }
+
+    /// What the model is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.model.config
+    }
+
+    /// Starts a generation: completes the request, encodes its text and draws its noise.
+    ///
+    /// # Errors
+    /// As [`Request::resolve`]; the text encoder failed.
+    pub fn start(&self, request: &Request) -> Result<Run> {
+        Run::start(self, request.resolve(self.config())?)
+    }
+
+    /// Goes on with a run from the bytes of [`Run::snapshot`]. Bytes from anywhere are safe to pass.
+    ///
+    /// # Errors
+    /// The bytes are no snapshot of a run with this pipeline's weights.
+    pub fn resume(&self, snapshot: &[u8]) -> Result<Run> {
+        snapshot::read(snapshot, self)
+    }
+
+    /// Makes one UNet call that advances all runs, which may differ in everything but the shape of their latents. Each
+    /// run's latents are the same bits as if it were advanced alone. Entry i of the result is the progress of run i, None
+    /// if it was done before.
+    ///
+    /// ```
+    /// use sd_pipeline::{Pipeline, Request, builtin_model};
+    ///
+    /// let pipeline = Pipeline::builder(builtin_model()).build()?;
+    /// let short = Request { num_inference_steps: Some(1), ..Request::new("a red circle") };
+    /// let long = Request { num_inference_steps: Some(2), scheduler: Some("euler".into()), ..Request::new("a blue star") };
+    /// let (mut short, mut long) = (pipeline.start(&short)?, pipeline.start(&long)?);
+    /// while !(short.is_done() && long.is_done()) {
+    ///     pipeline.advance_many(&mut [&mut short, &mut long])?;
+    /// }
+    /// # Ok::<(), sd_pipeline::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Batch`] if shapes differ; otherwise as [`Run::advance`].
+    pub fn advance_many(&self, runs: &mut [&mut Run]) -> Result<Vec<Option<Progress>>> {
+        batch::advance(self, runs)
+    }
+
+    /// Starts a run, advances it to its end and decodes it; `observer` sees every UNet call and may stop.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and [`Run::advance`]; [`Error::Stopped`] when the observer breaks.
+    pub fn generate(
+        &self,
+        request: &Request,
+        mut observer: impl FnMut(&Progress) -> ControlFlow<()>,
+    ) -> Result<Images> {
+        let job = request.resolve(self.config())?;
+        let _span = tracing::info_span!(
+            "generate",
+            seed = job.seed,
+            steps = job.num_inference_steps,
+            width = job.width,
+            height = job.height,
+            scheduler = job.scheduler,
+        )
+        .entered();
+        let mut run = Run::start(self, job)?;
+        let denoise = tracing::info_span!("denoise").entered();
+        while let Some(progress) = run.advance(self)? {
+            if observer(&progress).is_break() {
+                return Err(Error::Stopped {
+                    call: progress.call,
+                });
+            }
+        }
+        denoise.exit();
+        Ok(Images {
+            images: run.finish(self)?,
+            job: run.job,
+        })
+    }
+
+    pub(crate) fn check_owns(&self, run: &Run) -> Result<()> {
+        if run.model.as_ptr() == Arc::as_ptr(&self.model) {
+            Ok(())
+        } else {
+            Err(Error::OtherPipeline)
+        }
+    }
+
+    pub(crate) fn latent_shape(&self, job: &Job) -> [usize; 4] {
+        let vae = &self.config().vae;
+        [
+            job.num_images,
+            vae.latent_channels,
+            job.height / vae.factor(),
+            job.width / vae.factor(),
+        ]
+    }
+}
+
+/// How to load a model, see [`Pipeline::builder`]. Without further choices: f32 weights on the CPU.
+#[derive(Clone)]
+#[must_use]
+pub struct PipelineBuilder {
+    source: ModelSource,
+    options: LoadOptions,
+}
+
+impl PipelineBuilder {
+    /// Where to compute.
+    pub fn device(mut self, device: Device) -> Self {
+        self.options.device = device;
+        self
+    }
+
+    /// How weights are kept: f32, f16 or bf16.
+    pub fn dtype(mut self, dtype: DType) -> Self {
+        self.options.dtype = dtype;
+        self
+    }
+
+    /// Everything else about loading: the files' variant, the progress of downloads.
+    pub fn options(mut self, options: LoadOptions) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// Finds, checks and loads the model: seconds to minutes.
+    ///
+    /// # Errors
+    /// A file is missing, damaged, or does not fit the model's configuration.
+    pub fn build(self) -> Result<Pipeline> {
+        let model = sd_models::load(&self.source, &self.options)?;
+        Ok(Pipeline::from_model(name(&self.source), model))
+    }
+}
+
+fn name(source: &ModelSource) -> String {
+    match source {
+        // The whole path says more about a machine than its pictures should.
+        ModelSource::Dir(path) => path
+            .canonicalize()
+            .ok()
+            .and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .unwrap_or_default(),
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,44 @@
+//! Which scheduler runs a job: the model's own or another one, set up from the model's `scheduler_config.json`.
+
+use std::num::NonZeroUsize;
+
+use sd_config::ModelConfig;
+use sd_scheduler::{Overrides, Scheduler};
+
+use crate::{Job, Result, job::wrong};
+
+/// The short name of a scheduler asked for by any of its names, or of the model's own.
+pub(crate) fn name(model: &ModelConfig, asked: Option<&str>) -> Result<&'static str> {
+    match asked {
+        Some(asked) => Ok(sd_scheduler::entry(asked)
+            .map_err(|_| wrong("scheduler", asked, known()))?
+            .name),
+        None => Ok(sd_scheduler::entry(&model.scheduler.class_name)?.name),
+    }
+}
+
+/// The scheduler of one run.
+pub(crate) fn build(model: &ModelConfig, job: &Job) -> Result<Box<dyn Scheduler>> {
+    let mut file = model.scheduler.clone();
+    if !model.is_xl() {
+        // Whatever the file says: `StableDiffusionPipeline.__init__` in diffusers does so, `StableDiffusionXLPipeline`
+        // does not.
+        file.steps_offset = Some(1);
+        file.clip_sample = Some(false);
+    }
+    let mut overrides = Overrides::default();
+    overrides.eta = Some(job.eta);
+    let config = sd_scheduler::from_file_as(&job.scheduler, &file, &overrides)?;
+    let steps = NonZeroUsize::new(job.num_inference_steps).unwrap_or(NonZeroUsize::MIN);
+    config.build(steps).map_err(|error| match error {
+        sd_scheduler::Error::Steps {
+            steps, expected, ..
+        } => wrong("num_inference_steps", steps, expected),
+        other => other.into(),
+    })
+}
+
+fn known() -> String {
+    let names: Vec<_> = sd_scheduler::ALL.iter().map(|entry| entry.name).collect();
+    names.join(", ")
+}

@@ -1,0 +1,148 @@
+//! A run as bytes: a safetensors file of what changes from call to call, whose metadata holds the job. What the job alone
+//! decides (the encoded text, the plan) is computed again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use candle_core::{Device, Tensor, safetensors::Load};
+use safetensors::{Dtype, SafeTensors};
+use sd_scheduler::{SchedulerState, SeededNoise, rng::TorchGenerator};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::{Conditions, Error, Pipeline, Request, Result, Run, error::Doing, init, scheduler};
+
+/// The metadata's one key. One, as the order of several would change from file to file.
+const DESCRIPTION: &str = "sd_pipeline_run";
+/// Counts up when snapshots written before can no longer be read.
+const VERSION: u32 = 1;
+const LATENTS: &str = "latents";
+/// Prefix of the scheduler's tensors, which are shaped like the latents.
+const SCHEDULER: &str = "scheduler.";
+/// Prefix of the generators' states, which are bytes.
+const GENERATOR: &str = "generator.";
+
+#[derive(Serialize, Deserialize)]
+struct Description<J> {
+    version: u32,
+    /// SHA-256 of the UNet's weights.
+    weights: String,
+    /// UNet calls made.
+    call: usize,
+    job: J,
+}
+
+pub(crate) fn write(run: &Run) -> Result<Vec<u8>> {
+    let model = run.model.upgrade().ok_or(Error::OtherPipeline)?;
+    let mut tensors = BTreeMap::from([(LATENTS.to_string(), on_host(&run.latents)?)]);
+    for (key, tensor) in run.scheduler.state().tensors {
+        tensors.insert(format!("{SCHEDULER}{key}"), on_host(&tensor)?);
+    }
+    for (index, generator) in run.noise.generators().iter().enumerate() {
+        let state = Tensor::new(generator.to_bytes(), &Device::Cpu).doing("saving a generator")?;
+        tensors.insert(format!("{GENERATOR}{index}"), state);
+    }
+    let weights = model.weights_sha256()?.into();
+    let description = Description {
+        version: VERSION,
+        weights,
+        call: run.call,
+        job: &run.job,
+    };
+    let metadata = HashMap::from([(
+        DESCRIPTION.to_string(),
+        serde_json::to_string(&description)?,
+    )]);
+    Ok(safetensors::serialize(tensors, Some(metadata))?)
+}
+
+/// Candle's tensors serialise themselves, and panic if that fails: it cannot once they are on the host.
+fn on_host(tensor: &Tensor) -> Result<Tensor> {
+    tensor.to_device(&Device::Cpu).doing("reading the run back")
+}
+
+pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
+    let file = SafeTensors::deserialize(bytes)?;
+    let Description {
+        weights, call, job, ..
+    } = description(bytes)?;
+    let found = pipeline.weights_sha256()?;
+    if weights != found {
+        return Err(Error::OtherWeights {
+            expected: weights,
+            found: found.into(),
+        });
+    }
+    // A job's JSON is a request: resolving it checks every limit again.
+    let job = Request::from_map(job)?.resolve(pipeline.config())?;
+    let conditions = Conditions::encode(&pipeline.model, &job)?;
+
+    let shape = pipeline.latent_shape(&job);
+    let tensor = |name: &str| tensor(&file, name, &shape, conditions.device());
+    let latents = tensor(LATENTS)?;
+    let mut tensors = BTreeMap::new();
+    for name in file.names() {
+        if let Some(key) = name.strip_prefix(SCHEDULER) {
+            tensors.insert(key.to_string(), tensor(name)?);
+        }
+    }
+    let mut scheduler = scheduler::build(pipeline.config(), &job)?;
+    scheduler.restore(SchedulerState {
+        start: 0,
+        next: call,
+        tensors,
+    })?;
+    let generators = (0..init::noise(&job).generators().len())
+        .map(|index| generator(&file, &format!("{GENERATOR}{index}")))
+        .collect::<Result<_>>()?;
+    Ok(Run {
+        job,
+        model: Arc::downgrade(&pipeline.model),
+        conditions,
+        scheduler,
+        noise: SeededNoise::from_generators(generators),
+        latents,
+        denoised: None,
+        call,
+    })
+}
+
+fn description(bytes: &[u8]) -> Result<Description<Map<String, Value>>> {
+    let (_, header) = SafeTensors::read_metadata(bytes)?;
+    let metadata = header.metadata().as_ref();
+    let json = metadata
+        .and_then(|metadata| metadata.get(DESCRIPTION))
+        .ok_or_else(|| wrong(DESCRIPTION, "a description of the run in the metadata"))?;
+    let description: Description<_> = serde_json::from_str(json)?;
+    if description.version == VERSION {
+        Ok(description)
+    } else {
+        Err(wrong("version", VERSION))
+    }
+}
+
+/// A tensor shaped like the latents.
+fn tensor(file: &SafeTensors<'_>, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+    match file.tensor(name) {
+        Ok(view) if view.dtype() == Dtype::F32 && view.shape() == shape => {
+            view.load(device).doing("restoring the run")
+        }
+        _ => Err(wrong(name, format!("f32 {shape:?}"))),
+    }
+}
+
+fn generator(file: &SafeTensors<'_>, name: &str) -> Result<TorchGenerator> {
+    match file.tensor(name) {
+        Ok(view) if view.dtype() == Dtype::U8 => Ok(TorchGenerator::from_bytes(view.data())?),
+        _ => Err(wrong(name, "a generator's state")),
+    }
+}
+
+fn wrong(part: &str, expected: impl ToString) -> Error {
+    Error::SnapshotPart {
+        part: part.into(),
+        expected: expected.to_string(),
+    }
+}

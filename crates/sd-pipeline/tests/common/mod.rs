@@ -1,0 +1,68 @@
+//! What the tests share: the tiny models of tests/golden, and comparison of whole tensors.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::path::{Path, PathBuf};
+
+use sd_pipeline::{ModelSource, Pipeline, Request, Run, Tensor};
+
+pub(crate) fn golden(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../tests/golden")
+        .join(path)
+}
+
+pub(crate) fn pipeline(family: &str) -> Pipeline {
+    let source = ModelSource::Dir(golden("models").join(family));
+    Pipeline::builder(source)
+        .build()
+        .expect("the tiny models load")
+}
+
+/// A small job for the tiny models.
+pub(crate) fn request(prompt: &str) -> Request {
+    Request {
+        width: Some(64),
+        height: Some(64),
+        seed: Some(7),
+        num_inference_steps: Some(4),
+        ..Request::new(prompt)
+    }
+}
+
+pub(crate) fn finish(run: &mut Run, pipeline: &Pipeline) -> Vec<Vec<u8>> {
+    while run.advance(pipeline).unwrap().is_some() {}
+    run.finish(pipeline)
+        .unwrap()
+        .into_iter()
+        .map(|image| image.into_raw())
+        .collect()
+}
+
+pub(crate) fn pictures(pipeline: &Pipeline, request: &Request) -> Vec<Vec<u8>> {
+    finish(&mut pipeline.start(request).unwrap(), pipeline)
+}
+
+pub(crate) fn values(tensor: &Tensor) -> Vec<f32> {
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+pub(crate) fn bits(tensor: &Tensor) -> Vec<u32> {
+    values(tensor).into_iter().map(f32::to_bits).collect()
+}
+
+/// max|found - expected| / max|expected|, of tensors of one shape. Zeros must be zeros.
+pub(crate) fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (values(found), values(expected));
+    assert!(found.iter().all(|value| value.is_finite()));
+    let differences = found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| f64::from(*a) - f64::from(*b));
+    let scale = largest(expected.iter().copied().map(f64::from));
+    largest(differences) / scale.max(f64::MIN_POSITIVE)
+}
+
+fn largest(values: impl Iterator<Item = f64>) -> f64 {
+    values.map(f64::abs).fold(0.0, f64::max)
+}

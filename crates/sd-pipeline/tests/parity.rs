@@ -1,0 +1,149 @@
+//! Every end-to-end case of tests/golden/e2e, which diffusers made: embeddings, noise, each step, and the picture.
+
+mod common;
+
+use std::{collections::HashMap, fs};
+
+use common::{golden, pipeline, relative_error};
+use sd_pipeline::{Device, Request, Tensor, to_rgb};
+use serde_json::Value;
+
+struct Case {
+    name: String,
+    model: String,
+    request: Request,
+    tensors: HashMap<String, Tensor>,
+}
+
+fn cases() -> Vec<Case> {
+    let mut cases: Vec<Case> = fs::read_dir(golden("e2e"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "json")
+        })
+        .map(|path| {
+            let json: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+            Case {
+                name: path.file_stem().unwrap().to_string_lossy().into(),
+                model: json["model"].as_str().unwrap().into(),
+                request: Request::from_json(&json["request"].to_string()).unwrap(),
+                tensors: candle_core::safetensors::load(
+                    path.with_extension("safetensors"),
+                    &Device::Cpu,
+                )
+                .unwrap(),
+            }
+        })
+        .collect();
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    cases
+}
+
+/// Stages to 1e-5, the loop to 5e-5, pictures to one level on one value in 200.
+fn check(case: &Case) {
+    let name = &case.name;
+    let compare = |key: &str, found: &Tensor, tolerance: f64| {
+        let error = relative_error(found, &case.tensors[key]);
+        assert!(
+            error <= tolerance,
+            "{name}: {key} is off by {error:e}, more than {tolerance:e}"
+        );
+    };
+    let pipeline = pipeline(&case.model);
+    let mut run = pipeline.start(&case.request).unwrap();
+
+    assert_eq!(
+        run.truncated().is_empty(),
+        !name.ends_with("-long"),
+        "{name}"
+    );
+    let conditions = run.conditions();
+    let negative = conditions.negative.as_ref();
+    compare("prompt_embeds", &conditions.positive.hidden, 1e-5);
+    for (key, found) in [
+        (
+            "negative_prompt_embeds",
+            negative.map(|negative| &negative.hidden),
+        ),
+        ("pooled", conditions.positive.pooled.as_ref()),
+        (
+            "negative_pooled",
+            negative.and_then(|negative| negative.pooled.as_ref()),
+        ),
+    ] {
+        assert_eq!(
+            found.is_some(),
+            case.tensors.contains_key(key),
+            "{name}: {key}"
+        );
+        if let Some(found) = found {
+            compare(key, found, 1e-5);
+        }
+    }
+
+    // 2 units in the last place of torch's normals, and the rounding of the scale.
+    compare("initial_latents", &run.latents().unwrap(), 3e-7);
+    let calls = case
+        .tensors
+        .keys()
+        .filter(|key| key.starts_with("latents_"))
+        .count();
+    for call in 0..calls {
+        let progress = run.advance(&pipeline).unwrap().unwrap();
+        assert_eq!(
+            (progress.call, progress.num_calls),
+            (call + 1, calls),
+            "{name}"
+        );
+        compare(&format!("latents_{call:03}"), &run.latents().unwrap(), 5e-5);
+    }
+    assert!(run.is_done(), "{name}");
+
+    let image = run.decode(&pipeline).unwrap();
+    compare("image", &image, 1e-4);
+    let expected = &case.tensors["image_u8"];
+    let images = to_rgb(&image).unwrap();
+    let dims: Vec<_> = images
+        .iter()
+        .map(|image| (image.height() as usize, image.width() as usize))
+        .collect();
+    let &[batch, height, width, 3] = expected.dims() else {
+        panic!("{name}: {:?}", expected.dims())
+    };
+    assert_eq!(dims, vec![(height, width); batch], "{name}");
+    let found: Vec<u8> = images
+        .into_iter()
+        .flat_map(|image| image.into_raw())
+        .collect();
+    let expected: Vec<u8> = expected.flatten_all().unwrap().to_vec1().unwrap();
+    let levels: Vec<u8> = found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| a.abs_diff(*b))
+        .collect();
+    assert!(
+        levels.iter().all(|level| *level <= 1),
+        "{name}: {:?} levels",
+        levels.iter().max()
+    );
+    let off = levels.iter().filter(|level| **level > 0).count();
+    assert!(
+        off * 200 <= levels.len(),
+        "{name}: {off} of {} values are off by one",
+        levels.len()
+    );
+}
+
+#[test]
+fn every_case_is_as_in_diffusers() {
+    let cases = cases();
+    for family in ["sd15", "sd21", "sdxl", "sdxl-turbo", "sd-turbo", "lcm"] {
+        assert!(
+            cases.iter().any(|case| case.model == family),
+            "no case of {family}"
+        );
+    }
+    cases.iter().for_each(check);
+}
