@@ -1,0 +1,121 @@
+//! The trajectory of a run, decided before it starts.
+
+use crate::NoiseLevel;
+
+/// The noise levels that a run passes through, and how its network calls make up its steps.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    levels: Vec<NoiseLevel>,
+    steps_done: Vec<usize>,
+    calls_per_step: usize,
+    init_noise_std: f64,
+    sigma_space: bool,
+}
+
+impl Plan {
+    /// A plan of one network call a step: `levels` are the level of each call's input, then the end
+    /// level.
+    ///
+    /// `levels` has at least two entries.
+    pub fn new(levels: Vec<NoiseLevel>) -> Self {
+        let steps_done = (0..levels.len()).collect();
+        Self {
+            levels,
+            steps_done,
+            calls_per_step: 1,
+            init_noise_std: 1.0,
+            sigma_space: false,
+        }
+    }
+
+    /// For solvers whose steps take several calls: `steps_done[c]` is the number of steps complete
+    /// after `c` calls, for `c` from 0 to [`calls`](Self::calls), and step `s` starts at call `s *
+    /// calls_per_step`.
+    pub fn with_steps(self, steps_done: Vec<usize>, calls_per_step: usize) -> Self {
+        debug_assert_eq!(steps_done.len(), self.levels.len());
+        Self {
+            steps_done,
+            calls_per_step,
+            ..self
+        }
+    }
+
+    /// For solvers that call the network twice a step, but once in the last: at the start, and
+    /// where they look ahead.
+    pub(crate) fn with_two_calls_a_step(self) -> Self {
+        let all = self.calls();
+        let steps_done = (0..=all)
+            .map(|calls| {
+                if calls == all {
+                    all.div_ceil(2)
+                } else {
+                    calls / 2
+                }
+            })
+            .collect();
+        self.with_steps(steps_done, 2)
+    }
+
+    /// For solvers that the reference runs on `x0 + karras_sigma * noise`, starting there from
+    /// noise of standard deviation `init_noise_sigma`.
+    pub fn in_sigma_space(self, init_noise_sigma: f64) -> Self {
+        let init_noise_std = init_noise_sigma * self.levels[0].alpha;
+        Self {
+            init_noise_std,
+            sigma_space: true,
+            ..self
+        }
+    }
+
+    /// The level of each network call's input, noisiest first, then the end level:
+    /// [`calls`](Self::calls) + 1 entries.
+    pub fn levels(&self) -> &[NoiseLevel] {
+        &self.levels
+    }
+
+    /// Network calls of a whole run.
+    pub fn calls(&self) -> usize {
+        self.levels.len() - 1
+    }
+
+    /// Steps of a whole run: as many as were asked for.
+    pub fn steps(&self) -> usize {
+        self.steps_done[self.calls()]
+    }
+
+    /// Steps complete after `calls` network calls.
+    pub fn steps_done(&self, calls: usize) -> usize {
+        self.steps_done[calls.min(self.calls())]
+    }
+
+    /// A run from pure noise starts from standard normal noise times this.
+    pub fn init_noise_std(&self) -> f64 {
+        self.init_noise_std
+    }
+
+    /// The first call of a run that changes an image by `strength`, 0 to 1: the reference's
+    /// `get_timesteps`, which takes `floor(steps * strength)` steps. [`calls`](Self::calls) when
+    /// that is none.
+    pub fn start_at(&self, strength: f64) -> usize {
+        let steps = self.steps();
+        // The product is rounded to f64 before it is truncated: 50 * 0.58 is 28 there, and must be
+        // here.
+        let kept = ((steps as f64 * strength.clamp(0.0, 1.0)) as usize).min(steps);
+        if kept == 0 {
+            self.calls()
+        } else {
+            (steps - kept) * self.calls_per_step
+        }
+    }
+
+    /// Latents here times this are the latents that diffusers shows before `call`; `calls()` is the
+    /// end of the run.
+    pub fn reference_scale(&self, call: usize) -> f64 {
+        let level = self.levels[call.min(self.calls())];
+        if self.sigma_space {
+            level.karras_sigma().hypot(1.0)
+        } else {
+            1.0
+        }
+    }
+}
