@@ -106,6 +106,8 @@ def export(folder, vae, net, text, scaling_factor):
         "feature_extractor": [None, None],
         "image_encoder": [None, None],
         "requires_safety_checker": False,
+        # Read by sd-config; diffusers passes over it.
+        "sd_defaults": {"num_inference_steps": 25, "guidance_scale": 5.0},
         "safety_checker": [None, None],
         "scheduler": ["diffusers", "DDIMScheduler"],
         "text_encoder": ["transformers", "CLIPTextModel"],

@@ -36,7 +36,8 @@ pub struct Job {
     pub seed: u64,
     pub seed_mode: SeedMode,
     pub num_images: usize,
-    /// The scheduler's short name.
+    /// The scheduler: its short name, with that of its sigma schedule if one was asked for, or its diffusers class where
+    /// the model's file tells more than a short name can.
     pub scheduler: String,
     pub eta: f64,
     pub clip_skip: usize,
@@ -110,7 +111,7 @@ impl Request {
             seed: self.seed.unwrap_or_else(drawn_seed),
             seed_mode: self.seed_mode.unwrap_or_default(),
             num_images: within("num_images", self.num_images.unwrap_or(1), 1..=64)?,
-            scheduler: scheduler::name(model, self.scheduler.as_deref())?.into(),
+            scheduler: scheduler::name(model, self.scheduler.as_deref())?,
             eta: within("eta", self.eta.unwrap_or(0.0), 0.0..=1.0)?,
             clip_skip: within(
                 "clip_skip",

@@ -25,11 +25,10 @@ impl Pipeline {
             text.push_str("\nNegative prompt: ");
             text.push_str(negative);
         }
-        let sampler =
-            sd_scheduler::entry(&job.scheduler).map_or(job.scheduler.as_str(), |entry| entry.label);
+        let sampler = sd_scheduler::label(&job.scheduler)?;
         let mut settings = vec![
             ("Steps", job.num_inference_steps.to_string()),
-            ("Sampler", sampler.into()),
+            ("Sampler", sampler),
             ("CFG scale", job.guidance_scale.to_string()),
             ("Seed", job.image_seed(image).to_string()),
             ("Size", format!("{}x{}", job.width, job.height)),

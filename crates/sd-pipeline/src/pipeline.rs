@@ -68,6 +68,11 @@ impl Pipeline {
         Ok(self.model.weights_sha256()?)
     }
 
+    /// Oddities of the model's files that do no harm, one sentence each.
+    pub fn warnings(&self) -> &[String] {
+        &self.model.warnings
+    }
+
     /// What the model is.
     pub fn config(&self) -> &ModelConfig {
         &self.model.config

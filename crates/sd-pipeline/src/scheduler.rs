@@ -7,13 +7,13 @@ use sd_scheduler::{Overrides, Scheduler};
 
 use crate::{Job, Result, job::wrong};
 
-/// The short name of a scheduler asked for by any of its names, or of the model's own.
-pub(crate) fn name(model: &ModelConfig, asked: Option<&str>) -> Result<&'static str> {
+/// One spelling of the name that was asked for, or of the model's own class.
+pub(crate) fn name(model: &ModelConfig, asked: Option<&str>) -> Result<String> {
     match asked {
-        Some(asked) => Ok(sd_scheduler::entry(asked)
-            .map_err(|_| wrong("scheduler", asked, known()))?
-            .name),
-        None => Ok(sd_scheduler::entry(&model.scheduler.class_name)?.name),
+        Some(asked) => {
+            sd_scheduler::canonical_name(asked).map_err(|_| wrong("scheduler", asked, known()))
+        }
+        None => Ok(sd_scheduler::canonical_name(&model.scheduler.class_name)?),
     }
 }
 

@@ -139,7 +139,15 @@ fn check(case: &Case) {
 #[test]
 fn every_case_is_as_in_diffusers() {
     let cases = cases();
-    for family in ["sd15", "sd21", "sdxl", "sdxl-turbo", "sd-turbo", "lcm"] {
+    for family in [
+        "builtin",
+        "sd15",
+        "sd21",
+        "sdxl",
+        "sdxl-turbo",
+        "sd-turbo",
+        "lcm",
+    ] {
         assert!(
             cases.iter().any(|case| case.model == family),
             "no case of {family}"

@@ -57,3 +57,28 @@ fn another_scheduler_takes_the_file_and_the_defaults_of_its_class() {
     assert!(steps.is_sorted());
     assert!(own.windows(2).all(|pair| pair[1].sigma <= pair[0].sigma));
 }
+
+#[test]
+fn a_name_keeps_its_sigma_schedule_and_a_class_its_settings() {
+    let job = |family, change: &dyn Fn(&mut sd_config::SchedulerFile), asked: Option<&str>| {
+        let source = ModelSource::Dir(golden("models").join(family));
+        let mut model = sd_models::load(&source, &LoadOptions::default()).unwrap();
+        change(&mut model.config.scheduler);
+        let request = Request {
+            scheduler: asked.map(Into::into),
+            ..request("a cat")
+        };
+        let pipeline = Pipeline::from_model(family, model);
+        pipeline.start(&request).unwrap().job().scheduler.clone()
+    };
+    let karras = job("sd15", &|_| (), Some("DPM++ 2M Karras"));
+    assert_eq!(karras, "dpmpp_2m_karras");
+
+    let stochastic = |file: &mut sd_config::SchedulerFile| {
+        file.class_name = "DPMSolverMultistepScheduler".into();
+        file.algorithm_type = Some("sde-dpmsolver++".into());
+    };
+    let name = job("sd15", &stochastic, None);
+    // The short name `dpmpp_2m` would make it deterministic.
+    assert_eq!(name, "DPMSolverMultistepScheduler");
+}

@@ -57,7 +57,9 @@ pub use error::{Error, Result};
 pub use level::NoiseLevel;
 pub use noise::{NoiseSource, RecordedNoise, SeededNoise};
 pub use plan::Plan;
-pub use registry::{Entry, Setting, SigmaSupport, canonical_name, entry, from_file, from_file_as};
+pub use registry::{
+    Entry, Setting, SigmaSupport, canonical_name, entry, from_file, from_file_as, label,
+};
 pub use schedule::SigmaSchedule;
 pub use scheduler::{
     Churn, Overrides, Scheduler, SchedulerConfig, SchedulerState, Step, Trajectory,

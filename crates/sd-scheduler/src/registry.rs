@@ -103,6 +103,19 @@ pub fn canonical_name(name: &str) -> Result<String> {
     Ok(sigmas.map_or_else(|| base.to_string(), |schedule| format!("{base}_{schedule}")))
 }
 
+/// What AUTOMATIC1111's web UI calls a scheduler of any of its names, with the sigma schedule if the
+/// name has one: `DPM++ 2M Karras`.
+///
+/// # Errors
+/// When there is no such scheduler.
+pub fn label(name: &str) -> Result<String> {
+    let Named { entry, sigmas, .. } = find(name)?;
+    Ok(sigmas.map_or_else(
+        || entry.label.to_string(),
+        |schedule| format!("{} {}", entry.label, schedule.label()),
+    ))
+}
+
 /// The scheduler that a model's file names.
 ///
 /// # Errors

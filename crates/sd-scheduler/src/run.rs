@@ -155,18 +155,15 @@ impl Call<'_> {
         self.predictor.noise(self.level())
     }
 
-    /// The noise that is left when `denoised` is taken out of the sample; the network's own, unless
-    /// a limit changed `denoised`.
-    pub(crate) fn noise_besides(&self, denoised: &Tensor) -> Result<Tensor> {
+    /// The noise that is left when `denoised` is taken out of the sample, as a weighted sum; the
+    /// network's own, unless a limit changed `denoised`.
+    pub(crate) fn noise_besides<'a>(&'a self, denoised: &'a Tensor) -> [(f64, &'a Tensor); 2] {
         if self.predictor.is_limited() {
             let NoiseLevel { alpha, sigma, .. } = *self.level();
-            return Ok(combine(&[
-                (1.0 / sigma, self.sample),
-                (-alpha / sigma, denoised),
-            ])?);
+            return [(1.0 / sigma, self.sample), (-alpha / sigma, denoised)];
         }
         let Linear { sample, output } = self.predicted_noise();
-        Ok(combine(&[(sample, self.sample), (output, self.output)])?)
+        [(sample, self.sample), (output, self.output)]
     }
 
     /// Fresh noise.

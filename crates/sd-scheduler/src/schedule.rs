@@ -45,6 +45,20 @@ impl SigmaSchedule {
         self.names()[0]
     }
 
+    /// The name in AUTOMATIC1111's web UI, or what it would be there.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Default => "Automatic",
+            Self::Karras => "Karras",
+            Self::Exponential => "Exponential",
+            Self::Beta => "Beta",
+            Self::SgmUniform => "SGM Uniform",
+            Self::Simple => "Simple",
+            Self::AlignYourSteps => "Align Your Steps",
+            Self::AlignYourStepsXl => "Align Your Steps XL",
+        }
+    }
+
     /// The short name, and the others that people use.
     fn names(self) -> &'static [&'static str] {
         match self {
@@ -55,7 +69,7 @@ impl SigmaSchedule {
             Self::SgmUniform => &["sgm_uniform", "SGM Uniform"],
             Self::Simple => &["simple"],
             Self::AlignYourSteps => &["ays", "align_your_steps", "Align Your Steps"],
-            Self::AlignYourStepsXl => &["ays_xl", "align_your_steps_xl"],
+            Self::AlignYourStepsXl => &["ays_xl", "align_your_steps_xl", "Align Your Steps XL"],
         }
     }
 

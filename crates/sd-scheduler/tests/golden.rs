@@ -18,7 +18,7 @@ use serde_json::Value;
 type Tensors = HashMap<String, Tensor>;
 
 /// Relative error of one step.
-const STEP: f64 = 2e-6;
+const STEP: f64 = 1e-6;
 /// Relative error of a loop of up to 50 steps.
 const LOOP: f64 = 1e-5;
 

@@ -2,7 +2,7 @@
 
 use sd_config::SchedulerFile;
 use sd_scheduler::{
-    ALL, Error, Overrides, SigmaSchedule, canonical_name, entry, from_file, from_file_as,
+    ALL, Error, Overrides, SigmaSchedule, canonical_name, entry, from_file, from_file_as, label,
 };
 
 fn file(json: &str) -> SchedulerFile {
@@ -237,4 +237,18 @@ fn what_a_scheduler_cannot_do_is_refused() {
     overrides.eta = Some(1.5);
     let error = from_file(&file, &overrides).unwrap_err();
     assert_eq!(error.to_string(), "ddim: `eta` is 1.5, expected 0 to 1");
+}
+
+#[test]
+fn a_label_finds_what_it_labels() {
+    assert_eq!(label("dpmpp_2m_karras").unwrap(), "DPM++ 2M Karras");
+    assert_eq!(label("EulerAncestralDiscreteScheduler").unwrap(), "Euler a");
+    for scheduler in ALL {
+        for schedule in SigmaSchedule::ALL {
+            let name = format!("{}_{schedule}", scheduler.name);
+            let label = label(&name).unwrap();
+            assert_eq!(canonical_name(&label).unwrap(), name, "{label}");
+        }
+    }
+    assert!(label("dpmpp_9m").is_err());
 }

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sd_pipeline::{ModelSource, Pipeline, Request, Run, Tensor};
+use sd_pipeline::{ModelSource, Pipeline, Request, Run, Tensor, builtin_model};
 
 pub(crate) fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -11,11 +11,13 @@ pub(crate) fn golden(path: &str) -> PathBuf {
         .join(path)
 }
 
+/// The built-in model, or a tiny one.
 pub(crate) fn pipeline(family: &str) -> Pipeline {
-    let source = ModelSource::Dir(golden("models").join(family));
-    Pipeline::builder(source)
-        .build()
-        .expect("the tiny models load")
+    let source = match family {
+        "builtin" => builtin_model(),
+        family => ModelSource::Dir(golden("models").join(family)),
+    };
+    Pipeline::builder(source).build().expect("the model loads")
 }
 
 /// A small job for the tiny models.

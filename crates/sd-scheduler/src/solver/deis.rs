@@ -112,15 +112,19 @@ struct DeisSteps {
 impl Solver for DeisSteps {
     fn step(&self, call: &mut Call<'_>, memory: &mut Memory) -> Result<Step> {
         let denoised = call.denoised()?;
-        memory.push(call.noise_besides(&denoised)?, self.order);
+        let newest = call.noise_besides(&denoised);
+        memory.push(combine(&newest)?, self.order);
         let order = self.orders[call.index].min(memory.history.len());
 
         let log = |call_index: usize| call.level_at(call_index).karras_sigma().ln();
         let past: Vec<_> = (0..order).map(|back| log(call.index - back)).collect();
         let (level, next) = (call.level(), call.next_level());
         let mut terms = vec![(next.alpha / level.alpha, call.sample)];
-        for (back, noise) in memory.history.iter().rev().enumerate().take(order) {
-            terms.push((next.alpha * weight(&past, back, log(call.index + 1)), noise));
+        let weight = |back| next.alpha * weight(&past, back, log(call.index + 1));
+        // Not the newest noise itself: for a long step, its rounding to f32 would show.
+        terms.extend(newest.map(|(share, tensor)| (weight(0) * share, tensor)));
+        for (back, noise) in memory.history.iter().rev().enumerate().take(order).skip(1) {
+            terms.push((weight(back), noise));
         }
         Ok(Step {
             sample: combine(&terms)?,

@@ -64,10 +64,11 @@ struct HeunSteps;
 impl Solver for HeunSteps {
     fn step(&self, call: &mut Call<'_>, memory: &mut Memory) -> Result<Step> {
         let denoised = call.denoised()?;
-        let noise = call.noise_besides(&denoised)?;
+        let noise = call.noise_besides(&denoised);
         let next = *call.next_level();
         if call.index.is_multiple_of(2) {
             // Euler's step, to look ahead. The last step goes no further.
+            let noise = combine(&noise)?;
             let sample = combine(&[(next.alpha, &denoised), (next.sigma, &noise)])?;
             *memory = match call.is_last() {
                 true => Memory::default(),
@@ -80,11 +81,11 @@ impl Solver for HeunSteps {
         }
         let start = call.level_at(call.index - 1);
         let half = next.alpha * (next.karras_sigma() - start.karras_sigma()) / 2.0;
-        let terms = [
+        let mut terms = vec![
             (next.alpha / start.alpha, memory.sample()?),
             (half, memory.past(0)?),
-            (half, &noise),
         ];
+        terms.extend(noise.map(|(share, tensor)| (half * share, tensor)));
         let sample = combine(&terms)?;
         *memory = Memory::default();
         Ok(Step { sample, denoised })

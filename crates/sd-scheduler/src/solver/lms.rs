@@ -7,7 +7,7 @@ use sd_config::SchedulerFile;
 
 use crate::{
     NoiseLevel, Overrides, Result, Scheduler, SchedulerConfig, Step,
-    prediction::{Linear, Predictor},
+    prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
     sigmas::SigmaGrid,
@@ -66,11 +66,9 @@ struct LmsSteps;
 impl Solver for LmsSteps {
     fn step(&self, call: &mut Call<'_>, memory: &mut Memory) -> Result<Step> {
         let (level, next) = (*call.level(), *call.next_level());
-        let Linear { sample, output } = call.predicted_noise();
-        memory.push(
-            combine(&[(sample, call.sample), (output, call.output)])?,
-            ORDER,
-        );
+        let denoised = call.denoised()?;
+        let newest = call.noise_besides(&denoised);
+        memory.push(combine(&newest)?, ORDER);
 
         // A run that starts in the middle takes the coefficients of the full order from its first
         // step, without having the past they are made for: so does the reference.
@@ -79,13 +77,14 @@ impl Solver for LmsSteps {
             .map(|back| call.level_at(call.index - back).karras_sigma())
             .collect();
         let mut terms = vec![(next.alpha / level.alpha, call.sample)];
-        for (back, derivative) in memory.history.iter().rev().enumerate().take(order) {
-            terms.push((next.alpha * weight(&past, back, &next), derivative));
+        let weight = |back| next.alpha * weight(&past, back, &next);
+        // Not the newest derivative itself: for a long step, its rounding to f32 would show.
+        terms.extend(newest.map(|(share, tensor)| (weight(0) * share, tensor)));
+        for (back, derivative) in memory.history.iter().rev().enumerate().take(order).skip(1) {
+            terms.push((weight(back), derivative));
         }
-        Ok(Step {
-            sample: combine(&terms)?,
-            denoised: call.denoised()?,
-        })
+        let sample = combine(&terms)?;
+        Ok(Step { sample, denoised })
     }
 
     fn history(&self) -> usize {

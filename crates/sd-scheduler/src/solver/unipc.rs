@@ -124,19 +124,19 @@ struct UniPcSteps {
 impl Solver for UniPcSteps {
     fn step(&self, call: &mut Call<'_>, memory: &mut Memory) -> Result<Step> {
         let denoised = call.denoised()?;
-        let model = if self.config.of_noise {
-            call.noise_besides(&denoised)?
-        } else {
-            denoised.clone()
+        // A weighted sum, not rounded before it is used: for a long step, that would show.
+        let model: &[_] = match self.config.of_noise {
+            true => &call.noise_besides(&denoised),
+            false => &[(1.0, &denoised)],
         };
         let sample = match call.index.checked_sub(1) {
             Some(before) if call.age() > 0 && !self.config.uncorrected.contains(&before) => {
-                self.correct(call, memory, &model)?
+                self.correct(call, memory, model)?
             }
             _ => call.sample.clone(),
         };
-        memory.push(model, self.config.order);
-        let predicted = self.predict(call, memory, &sample)?;
+        memory.push(combine(model)?, self.config.order);
+        let predicted = self.predict(call, memory, &sample, model)?;
         memory.sample = Some(sample);
         Ok(Step {
             sample: predicted,
@@ -161,7 +161,13 @@ impl UniPcSteps {
     }
 
     /// The sample at the next level, from the newest model results.
-    fn predict(&self, call: &Call<'_>, memory: &Memory, sample: &Tensor) -> Result<Tensor> {
+    fn predict(
+        &self,
+        call: &Call<'_>,
+        memory: &Memory,
+        sample: &Tensor,
+        model: &[(f64, &Tensor)],
+    ) -> Result<Tensor> {
         let order = self.order(call.index, call.age());
         let step = self.interval(call.level(), call.next_level());
         if step.width == 0.0 {
@@ -174,11 +180,16 @@ impl UniPcSteps {
             2 => vec![0.5],
             _ => step.weights(&times),
         };
-        step.apply(sample, memory, &times, &weights, None)
+        step.apply(sample, model, memory, &times, &weights, None)
     }
 
     /// The sample of this call made again, now that `model` says what is there.
-    fn correct(&self, call: &Call<'_>, memory: &Memory, model: &Tensor) -> Result<Tensor> {
+    fn correct(
+        &self,
+        call: &Call<'_>,
+        memory: &Memory,
+        model: &[(f64, &Tensor)],
+    ) -> Result<Tensor> {
         let order = self.order(call.index - 1, call.age() - 1);
         let step = self.interval(call.level_at(call.index - 1), call.level());
         let mut times = self.times(call, call.index - 1, order, step.width);
@@ -193,6 +204,7 @@ impl UniPcSteps {
             .map_or((0.5, &[][..]), |(last, rest)| (*last, rest));
         step.apply(
             memory.sample()?,
+            &[(1.0, memory.past(0)?)],
             memory,
             &times[..order - 1],
             weights,
@@ -257,29 +269,38 @@ impl Interval {
         solve(rows)
     }
 
-    /// `sample` moved to the end of the step: by the newest result in `memory`, by its differences
-    /// from the older ones with these `weights`, and from `ahead`.
+    /// `sample` moved to the end of the step: by the `newest` result, by its differences from the
+    /// older ones in `memory` with these `weights`, and from the one `ahead`.
     fn apply(
         &self,
         sample: &Tensor,
+        newest: &[(f64, &Tensor)],
         memory: &Memory,
         times: &[f64],
         weights: &[f64],
-        ahead: Option<(f64, &Tensor)>,
+        ahead: Option<(f64, &[(f64, &Tensor)])>,
     ) -> Result<Tensor> {
-        let mut newest = -self.gain * self.signed.exp_m1();
+        let mut of_newest = -self.gain * self.signed.exp_m1();
         let mut terms = vec![(self.keep, sample)];
         for (back, (time, weight)) in times.iter().zip(weights).enumerate() {
             let weight = -self.gain * self.scale * weight / time;
             terms.push((weight, memory.past(back + 1)?));
-            newest -= weight;
+            of_newest -= weight;
         }
         if let Some((weight, model)) = ahead {
             let weight = -self.gain * self.scale * weight;
-            terms.push((weight, model));
-            newest -= weight;
+            terms.extend(
+                model
+                    .iter()
+                    .map(|(share, tensor)| (weight * share, *tensor)),
+            );
+            of_newest -= weight;
         }
-        terms.push((newest, memory.past(0)?));
+        terms.extend(
+            newest
+                .iter()
+                .map(|(share, tensor)| (of_newest * share, *tensor)),
+        );
         Ok(combine(&terms)?)
     }
 }
