@@ -1,0 +1,152 @@
+//! Scaled dot-product attention.
+
+use candle_core::{D, DType, Result, Tensor};
+
+use super::{cpu, on_cpu};
+
+/// Bytes of attention scores that exist at a time: the full matrix of one XL picture takes gigabytes. A GPU
+/// needs large blocks to be busy.
+const SCORE_BYTES_CPU: usize = 16 << 20;
+const SCORE_BYTES_GPU: usize = 1 << 30;
+
+/// Which keys a query sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mask {
+    /// All.
+    None,
+    /// Those at its own position and before: text.
+    Causal,
+}
+
+/// `softmax(q k^T / sqrt(d)) v` in each head (Vaswani 2017, eq. 1).
+///
+/// Queries `[batch, n, heads * d]`, keys and values `[batch, m, heads * d]`; the result has the queries' shape.
+/// Scores are f32 and exist for a block of queries at a time.
+///
+/// # Errors
+/// The shapes do not fit together.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+    let (batch, _, channels) = q.dims3()?;
+    let (key_batch, m, key_channels) = k.dims3()?;
+    let fits = heads > 0
+        && channels % heads == 0
+        && (key_batch, key_channels) == (batch, channels)
+        && k.shape() == v.shape()
+        && m > 0;
+    if !fits {
+        let (q, k, v) = (q.shape(), k.shape(), v.shape());
+        candle_core::bail!("attention of {heads} heads over {q:?}, {k:?} and {v:?}");
+    }
+    if q.elem_count() == 0 {
+        return Ok(q.clone());
+    }
+    if !on_cpu(q) {
+        return all_heads(q, k, v, heads, mask);
+    }
+    // Sample by sample, so that neither the blocks nor the memory depend on the batch.
+    let samples = (0..batch).map(|i| {
+        let [q, k, v] = [q.narrow(0, i, 1)?, k.narrow(0, i, 1)?, v.narrow(0, i, 1)?];
+        all_heads(&q, &k, &v, heads, mask)
+    });
+    Tensor::cat(&samples.collect::<Result<Vec<_>>>()?, 0)
+}
+
+fn all_heads(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+    let (batch, n, channels) = q.dims3()?;
+    // [batch, n, heads * d] as [batch * heads, n, d]
+    let split = |x: &Tensor| {
+        let x = x.reshape((batch, x.dim(1)?, heads, channels / heads))?;
+        x.transpose(1, 2)?.contiguous()?.flatten(0, 1)
+    };
+    let out = one_head(&split(q)?, &split(k)?, &split(v)?, mask)?;
+    out.reshape((batch, heads, n, channels / heads))?
+        .transpose(1, 2)?
+        .reshape(q.shape())
+}
+
+/// Attention of `[b, n, d]` to `[b, m, d]`, a block of queries after the other.
+fn one_head(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tensor> {
+    let (b, n, d) = q.dims3()?;
+    let scale = (d as f64).sqrt().recip();
+    let keys = k.transpose(1, 2)?;
+    let limit = if on_cpu(q) {
+        SCORE_BYTES_CPU
+    } else {
+        SCORE_BYTES_GPU
+    };
+    let block = (limit / (size_of::<f32>() * b * k.dim(1)?)).clamp(1, n);
+    let blocks = (0..n).step_by(block).map(|start| {
+        let q = q.narrow(1, start, block.min(n - start))?.contiguous()?;
+        let causal = (mask == Mask::Causal).then_some(start);
+        if on_cpu(&q) {
+            let scores = q.matmul(&keys)?;
+            scores.inplace_op1(&cpu::Softmax {
+                scale: scale as f32,
+                causal,
+            })?;
+            scores.matmul(v)
+        } else {
+            weights_tensors(&q, &keys, scale, causal)?
+                .to_dtype(v.dtype())?
+                .matmul(v)
+        }
+    });
+    Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// The attention weights in tensor operations, in f32: for devices without a kernel of ours.
+///
+/// In f16 the scores of v2.1 overflow.
+pub(super) fn weights_tensors(
+    q: &Tensor,
+    keys: &Tensor,
+    scale: f64,
+    causal: Option<usize>,
+) -> Result<Tensor> {
+    let scores = (q.to_dtype(DType::F32)? * scale)?.matmul(&keys.to_dtype(DType::F32)?)?;
+    let scores = match causal {
+        None => scores,
+        Some(first) => {
+            let (n, m) = (scores.dim(1)?, scores.dim(2)?);
+            let bias =
+                |query| (0..m).map(move |key| if key > query { f32::NEG_INFINITY } else { 0. });
+            let bias = (first..first + n).flat_map(bias).collect::<Vec<_>>();
+            scores.broadcast_add(&Tensor::from_vec(bias, (n, m), scores.device())?)?
+        }
+    };
+    candle_nn::ops::softmax(&scores, D::Minus1)
+}
+
+/// FlashAttention (Dao 2023): on CUDA, without any score matrix.
+#[cfg(feature = "flash-attn")]
+mod flash {
+    use candle_core::{DType, Result, Tensor};
+
+    use super::Mask;
+
+    /// Its kernels take 16-bit floats and heads of at most 256.
+    pub(super) fn supports(q: &Tensor, head: usize) -> bool {
+        let half = matches!(q.dtype(), DType::F16 | DType::BF16);
+        q.device().is_cuda() && half && head <= 256 && head.is_multiple_of(8)
+    }
+
+    pub(super) fn attention(
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        heads: usize,
+        mask: Mask,
+    ) -> Result<Tensor> {
+        let head = q.dim(2)? / heads;
+        let split = |x: &Tensor| x.reshape((x.dim(0)?, x.dim(1)?, heads, head))?.contiguous();
+        let scale = (head as f32).sqrt().recip();
+        candle_flash_attn::flash_attn(
+            &split(q)?,
+            &split(k)?,
+            &split(v)?,
+            scale,
+            mask == Mask::Causal,
+        )?
+        .reshape(q.shape())
+    }
+}

@@ -1,0 +1,73 @@
+//! `y = x W^T + b`.
+
+use candle_core::{Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{each_sample, widened};
+
+/// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Tensor,
+    bias: Option<Tensor>,
+}
+
+impl Linear {
+    /// Reads `weight` and `bias`.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape.
+    pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((outputs, inputs), "weight")?;
+        Ok(Self {
+            weight,
+            bias: Some(vb.get(outputs, "bias")?),
+        })
+    }
+
+    /// Reads `weight`; there is no bias.
+    ///
+    /// # Errors
+    /// The tensor is missing or of another shape.
+    pub fn no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: vb.get((outputs, inputs), "weight")?,
+            bias: None,
+        })
+    }
+
+    /// Reads `weight`, stored as the 1x1 convolution `[outputs, inputs, 1, 1]`, and `bias`.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape.
+    pub fn from_conv(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb
+            .get((outputs, inputs, 1, 1), "weight")?
+            .squeeze(3)?
+            .squeeze(2)?;
+        Ok(Self {
+            weight,
+            bias: Some(vb.get(outputs, "bias")?),
+        })
+    }
+
+    /// `[batch, .., inputs]` to `[batch, .., outputs]`.
+    ///
+    /// # Errors
+    /// The last dimension is not `inputs`, or there is no other.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let weight = widened(&self.weight, x)?.t()?;
+        let inputs = weight.dim(0)?;
+        let mut dims = x.dims().to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == inputs => *last = weight.dim(1)?,
+            _ => candle_core::bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
+        }
+        let y = each_sample(x, |x| x.reshape(((), inputs))?.matmul(&weight))?;
+        let y = y.reshape(Shape::from(dims))?;
+        match &self.bias {
+            Some(bias) => y.broadcast_add(&widened(bias, x)?),
+            None => Ok(y),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The autoencoder between pictures and latents (diffusers' `AutoencoderKL`).
+//!
+//! Latents outside this module are *scaled*: nobody else knows the scaling factor.
+
+mod blocks;
+mod decoder;
+mod encoder;
+mod posterior;
+
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+use sd_config::VaeConfig;
+
+use self::decoder::Decoder;
+use self::encoder::Encoder;
+pub use self::posterior::Posterior;
+use self::posterior::Scaling;
+use crate::nn::{Conv2d, ConvConfig, activation_dtype};
+use crate::{Component, Error, Result};
+
+/// The autoencoder. Pictures of a batch are processed one by one: at full size each takes gigabytes.
+#[derive(Debug, Clone)]
+pub struct AutoencoderKl {
+    dtype: DType,
+    in_channels: usize,
+    latent_channels: usize,
+    factor: usize,
+    scaling: Scaling,
+    encoder: Encoder,
+    quant_conv: Option<Conv2d>,
+    post_quant_conv: Option<Conv2d>,
+    decoder: Decoder,
+}
+
+impl AutoencoderKl {
+    /// Reads the weights, named as current diffusers names them, in the builder's dtype.
+    ///
+    /// Where `config.force_upcast` is set, an f16 builder must not be used on a GPU: the activations overflow.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape, or `config` contradicts itself.
+    pub fn new(vb: VarBuilder, config: &VaeConfig) -> Result<Self> {
+        Self::build(vb, config).map_err(Error::candle(Component::Vae))
+    }
+
+    fn build(vb: VarBuilder, config: &VaeConfig) -> candle_core::Result<Self> {
+        let latents = config.latent_channels;
+        let point = |present: bool, channels, name| {
+            present
+                .then(|| Conv2d::new(channels, channels, ConvConfig::POINT, vb.pp(name)))
+                .transpose()
+        };
+        Ok(Self {
+            dtype: activation_dtype(vb.device(), vb.dtype()),
+            in_channels: config.in_channels,
+            latent_channels: latents,
+            factor: config.factor(),
+            scaling: Scaling::new(config),
+            encoder: Encoder::new(config, vb.pp("encoder"))?,
+            quant_conv: point(config.use_quant_conv, 2 * latents, "quant_conv")?,
+            post_quant_conv: point(config.use_post_quant_conv, latents, "post_quant_conv")?,
+            decoder: Decoder::new(config, vb.pp("decoder"))?,
+        })
+    }
+
+    /// The distribution of the latents of pictures `[batch, 3, height, width]` in -1..1.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if a picture has another number of channels, or fewer pixels than one latent stands
+    /// for; [`Error::Candle`] if the device fails.
+    pub fn encode(&self, images: &Tensor) -> Result<Posterior> {
+        let least = self.factor;
+        match *images.dims() {
+            [batch, channels, height, width]
+                if batch > 0
+                    && channels == self.in_channels
+                    && height >= least
+                    && width >= least => {}
+            ref dims => {
+                let expected = format!(
+                    "[batch, {}, at least {least}, at least {least}]",
+                    self.in_channels
+                );
+                return Err(wrong("images", dims, expected));
+            }
+        }
+        let _span = tracing::debug_span!("vae_encode").entered();
+        let moments = self.each(images, |image| {
+            let moments = self.encoder.forward(image)?;
+            match &self.quant_conv {
+                Some(conv) => conv.forward(&moments),
+                None => Ok(moments),
+            }
+        });
+        moments
+            .and_then(|moments| Posterior::new(&moments, self.scaling.clone()))
+            .map_err(Error::candle(Component::Vae))
+    }
+
+    /// Pictures `[batch, 3, height, width]`, f32, about -1..1, of scaled latents
+    /// `[batch, latent_channels, height / 8, width / 8]`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if `latents` has another shape; [`Error::Candle`] if the device fails.
+    pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        match *latents.dims() {
+            [batch, channels, height, width]
+                if channels == self.latent_channels && batch.min(height).min(width) > 0 => {}
+            ref dims => {
+                let expected = format!(
+                    "[batch, {}, height, width], none of them 0",
+                    self.latent_channels
+                );
+                return Err(wrong("latents", dims, expected));
+            }
+        }
+        let _span = tracing::debug_span!("vae_decode").entered();
+        let images = self.each(latents, |latents| {
+            let latents = self.scaling.undo(latents)?;
+            match &self.post_quant_conv {
+                Some(conv) => self.decoder.forward(&conv.forward(&latents)?),
+                None => self.decoder.forward(&latents),
+            }
+        });
+        images.map_err(Error::candle(Component::Vae))
+    }
+
+    /// `f` of every picture by itself, in the network's dtype; the results joined, in f32.
+    fn each(
+        &self,
+        batch: &Tensor,
+        f: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
+    ) -> candle_core::Result<Tensor> {
+        let one = |i| f(&batch.narrow(0, i, 1)?.to_dtype(self.dtype)?)?.to_dtype(DType::F32);
+        let all = (0..batch.dim(0)?)
+            .map(one)
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        Tensor::cat(&all, 0)
+    }
+}
+
+fn wrong(what: &'static str, found: &[usize], expected: String) -> Error {
+    Error::Input {
+        component: Component::Vae,
+        what,
+        found: format!("{found:?}"),
+        expected,
+    }
+}

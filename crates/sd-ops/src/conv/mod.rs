@@ -1,0 +1,145 @@
+//! Two-dimensional convolution.
+
+mod direct;
+mod winograd;
+
+use candle_core::{DType, Device, Layout, Result, Storage, Tensor, bail};
+
+/// How a kernel moves over the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Window {
+    /// Step of the kernel, in pixels.
+    pub stride: usize,
+    /// Zeros added on each side, in pixels.
+    pub padding: usize,
+}
+
+/// The sizes of one convolution.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    batch: usize,
+    inputs: usize,
+    outputs: usize,
+    /// Height and width, as are the three below.
+    image: [usize; 2],
+    kernel: [usize; 2],
+    result: [usize; 2],
+    window: Window,
+}
+
+impl Shape {
+    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window) -> Result<Self> {
+        let (batch, inputs, height, width) = x.dims4()?;
+        let (outputs, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
+        if inputs != weight_inputs {
+            bail!("convolution of {inputs} channels by a kernel of {weight_inputs}");
+        }
+        if let Some(bias) = bias
+            && bias.dims() != [outputs]
+        {
+            bail!("bias {:?}, expected [{outputs}]", bias.shape());
+        }
+        let side = |image: usize, kernel: usize| {
+            let padded = window.padding.checked_mul(2)?.checked_add(image)?;
+            (kernel > 0).then_some(())?;
+            Some(padded.checked_sub(kernel)?.checked_div(window.stride)? + 1)
+        };
+        let (Some(result_height), Some(result_width)) =
+            (side(height, kernel_height), side(width, kernel_width))
+        else {
+            bail!(
+                "a {kernel_height}x{kernel_width} convolution with {window:?} does not fit into {height}x{width}"
+            );
+        };
+        Ok(Self {
+            batch,
+            inputs,
+            outputs,
+            image: [height, width],
+            kernel: [kernel_height, kernel_width],
+            result: [result_height, result_width],
+            window,
+        })
+    }
+
+    /// Elements of one channel of an input.
+    fn image_pixels(&self) -> usize {
+        self.image[0] * self.image[1]
+    }
+
+    /// Elements of one channel of a result.
+    fn result_pixels(&self) -> usize {
+        self.result[0] * self.result[1]
+    }
+
+    /// Weights of one pair of an input and an output channel.
+    fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Elements of all results, if there can be so many.
+    fn result_len(&self) -> Option<usize> {
+        let [height, width] = self.result;
+        [self.outputs, height, width]
+            .iter()
+            .try_fold(self.batch, |len, &n| len.checked_mul(n))
+            .filter(|len| *len <= isize::MAX as usize / size_of::<f32>())
+    }
+}
+
+/// Convolves `x [batch, inputs, height, width]` with `weight [outputs, inputs, kernel height, kernel width]`, adds
+/// `bias [outputs]`: `[batch, outputs, height', width']`. All are f32 on the CPU. No gradient is recorded.
+///
+/// Errors are some 5e-7 of the largest result; 4e-6 for 3x3 kernels of stride 1 and padding 1 with at least 32
+/// channels on both sides and 32 pixels in both directions. Those also need, during the call, four times the memory
+/// of their weights.
+///
+/// # Errors
+/// A tensor is of another shape, dtype or device; the stride is 0; the kernel is larger than the padded input.
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let shape = Shape::new(x, weight, bias, window)?;
+    let Some(len) = shape.result_len() else {
+        bail!("the result of {shape:?} is too large");
+    };
+    let mut out = vec![0f32; len];
+    let bias = match bias {
+        Some(bias) => bias.contiguous()?,
+        None => Tensor::zeros(shape.outputs, DType::F32, &Device::Cpu)?,
+    };
+    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    {
+        let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);
+        // The algorithm depends on the sizes of one sample alone: so do the bits.
+        let conv = if winograd::pays(&shape) {
+            winograd::conv
+        } else {
+            direct::conv
+        };
+        conv(
+            &shape,
+            values(&x.0, x.1)?,
+            values(&weight.0, weight.1)?,
+            values(&bias.0, bias.1)?,
+            &mut out,
+        );
+    }
+    let [height, width] = shape.result;
+    Tensor::from_vec(
+        out,
+        (shape.batch, shape.outputs, height, width),
+        &Device::Cpu,
+    )
+}
+
+/// The elements of a contiguous f32 tensor on the CPU.
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
+        _ => bail!("convolution of a tensor that is not on the CPU"),
+    }
+}

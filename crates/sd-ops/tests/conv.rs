@@ -1,0 +1,287 @@
+//! Convolution against its definition in f64.
+
+use candle_core::{DType, Device, Result, Tensor};
+use proptest::prelude::*;
+use sd_ops::{Window, conv2d};
+
+/// Largest error, relative to the largest result.
+const TOLERANCE: f64 = 1e-6;
+/// The same of large 3x3 convolutions, which take fewer products and lose some more.
+const WINOGRAD_TOLERANCE: f64 = 1e-5;
+
+fn random(seed: u64, shape: &[usize]) -> Tensor {
+    let mut state = seed;
+    let values = (0..shape.iter().product()).map(|_| {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 23) as f32 - 1.
+    });
+    Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
+}
+
+fn bits(x: &Tensor) -> Vec<u32> {
+    let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
+    values.into_iter().map(f32::to_bits).collect()
+}
+
+fn values(x: &Tensor) -> Vec<f64> {
+    let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
+    x.to_vec1().unwrap()
+}
+
+/// The sums of the definition, one after the other.
+fn by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor, window: Window) -> Tensor {
+    let (batch, inputs, height, width) = x.dims4().unwrap();
+    let (outputs, _, kernel_height, kernel_width) = weight.dims4().unwrap();
+    let side =
+        |image: usize, kernel: usize| (image + 2 * window.padding - kernel) / window.stride + 1;
+    let (rows, columns) = (side(height, kernel_height), side(width, kernel_width));
+    let (x, weight, bias) = (values(x), values(weight), values(bias));
+    let mut out = Vec::with_capacity(batch * outputs * rows * columns);
+    for sample in x.chunks(inputs * height * width) {
+        for (kernels, bias) in weight
+            .chunks(inputs * kernel_height * kernel_width)
+            .zip(&bias)
+        {
+            for (row, column) in (0..rows).flat_map(|y| (0..columns).map(move |x| (y, x))) {
+                let mut sum = *bias;
+                for (plane, kernel) in sample
+                    .chunks(height * width)
+                    .zip(kernels.chunks(kernel_height * kernel_width))
+                {
+                    for (tap, weight) in kernel.iter().enumerate() {
+                        let y = row * window.stride + tap / kernel_width;
+                        let x = column * window.stride + tap % kernel_width;
+                        let inside = |at: usize, side: usize| {
+                            at.checked_sub(window.padding).filter(|at| *at < side)
+                        };
+                        if let (Some(y), Some(x)) = (inside(y, height), inside(x, width)) {
+                            sum += plane[y * width + x] * weight;
+                        }
+                    }
+                }
+                out.push(sum);
+            }
+        }
+    }
+    Tensor::from_vec(out, (batch, outputs, rows, columns), &Device::Cpu).unwrap()
+}
+
+/// The largest difference over the largest expected value.
+fn error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let errors = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
+    // `f64::max` would drop a NaN.
+    errors.fold(0., |m, e| if e <= m { m } else { e }) / largest
+}
+
+/// Runs `f` on `threads` threads.
+fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+    pool.build().unwrap().install(f)
+}
+
+/// Batch, inputs, outputs, height, width, kernel height, kernel width, stride, padding.
+type Case = [usize; 9];
+
+/// Every way that tasks and blocks are cut, with and without a rest.
+const CASES: &[Case] = &[
+    [1, 1, 1, 1, 1, 1, 1, 1, 0],
+    [1, 1, 1, 1, 1, 3, 3, 1, 1],
+    [2, 1, 5, 9, 7, 3, 3, 1, 1],
+    [2, 3, 4, 7, 9, 3, 3, 2, 1],
+    [1, 5, 3, 8, 8, 3, 3, 2, 0],
+    [1, 3, 2, 5, 6, 5, 3, 1, 2],
+    [1, 2, 3, 6, 5, 2, 4, 3, 3],
+    [1, 2, 2, 3, 3, 3, 3, 1, 4],
+    [1, 4, 4, 2, 2, 6, 6, 1, 2],
+    [3, 37, 19, 5, 3, 1, 1, 1, 0],
+    [1, 3, 5, 6, 7, 1, 1, 2, 0],
+    [1, 3, 5, 6, 7, 1, 1, 1, 1],
+    [1, 4, 320, 13, 11, 3, 3, 1, 1],
+    [1, 320, 4, 13, 11, 3, 3, 1, 1],
+    [2, 130, 300, 8, 8, 3, 3, 1, 1],
+    [1, 33, 17, 37, 41, 3, 3, 1, 1],
+    [1, 33, 17, 37, 41, 3, 3, 2, 1],
+    [1, 40, 24, 33, 35, 1, 1, 1, 0],
+    [1, 3, 2, 2, 1500, 3, 3, 1, 1],
+    [1, 2, 3, 1500, 1, 3, 3, 1, 1],
+];
+
+/// Tiles, bands and lanes with and without a rest.
+const WINOGRAD_CASES: &[Case] = &[
+    [1, 32, 32, 32, 32, 3, 3, 1, 1],
+    [2, 37, 33, 35, 41, 3, 3, 1, 1],
+    [1, 320, 40, 32, 33, 3, 3, 1, 1],
+    [1, 33, 35, 34, 410, 3, 3, 1, 1],
+    [1, 32, 34, 259, 38, 3, 3, 1, 1],
+];
+
+/// A case's input, weight, bias and window.
+fn case(
+    [
+        batch,
+        inputs,
+        outputs,
+        height,
+        width,
+        kernel_height,
+        kernel_width,
+        stride,
+        padding,
+    ]: Case,
+) -> (Tensor, Tensor, Tensor, Window) {
+    (
+        random(1, &[batch, inputs, height, width]),
+        random(2, &[outputs, inputs, kernel_height, kernel_width]),
+        random(3, &[outputs]),
+        Window { stride, padding },
+    )
+}
+
+#[test]
+fn convolution_is_its_definition() {
+    let direct = CASES.iter().map(|sizes| (*sizes, TOLERANCE));
+    let winograd = WINOGRAD_CASES
+        .iter()
+        .map(|sizes| (*sizes, WINOGRAD_TOLERANCE));
+    for (sizes, tolerance) in direct.chain(winograd) {
+        let (x, weight, bias, window) = case(sizes);
+        let expected = by_definition(&x, &weight, &bias, window);
+        let found = conv2d(&x, &weight, Some(&bias), window).unwrap();
+        let error = error(&found, &expected);
+        assert!(error <= tolerance, "{sizes:?}: {error:.1e}");
+    }
+}
+
+#[test]
+fn without_a_bias_it_is_zero() {
+    let (x, weight, bias, window) = case(CASES[3]);
+    let zeros = bias.zeros_like().unwrap();
+    assert_eq!(
+        bits(&conv2d(&x, &weight, None, window).unwrap()),
+        bits(&conv2d(&x, &weight, Some(&zeros), window).unwrap())
+    );
+}
+
+#[test]
+fn neither_threads_nor_the_batch_change_a_bit() {
+    for &sizes in CASES.iter().chain(WINOGRAD_CASES) {
+        let (x, weight, bias, window) = case(sizes);
+        let conv = |x: &Tensor| conv2d(x, &weight, Some(&bias), window).unwrap();
+        let expected = on_threads(1, || bits(&conv(&x)));
+        for threads in [2, 3, 8] {
+            assert!(
+                on_threads(threads, || bits(&conv(&x))) == expected,
+                "{sizes:?}"
+            );
+        }
+        let mates = random(9, &[2, sizes[1], sizes[3], sizes[4]]);
+        let batch = conv(&Tensor::cat(&[&mates, &x, &mates], 0).unwrap());
+        assert!(
+            bits(&batch.narrow(0, 2, sizes[0]).unwrap()) == expected,
+            "{sizes:?}"
+        );
+    }
+}
+
+#[test]
+fn views_are_read_as_what_they_show() {
+    let (x, weight, bias, window) = case(CASES[3]);
+    let turned = |t: &Tensor| t.t().unwrap().contiguous().unwrap().t().unwrap();
+    let wide = Tensor::cat(&[&x, &x, &x], 0)
+        .unwrap()
+        .narrow(0, 2, 2)
+        .unwrap();
+    let found = conv2d(&wide, &turned(&weight), Some(&bias), window).unwrap();
+    assert_eq!(
+        bits(&found),
+        bits(&conv2d(&x, &weight, Some(&bias), window).unwrap())
+    );
+}
+
+#[test]
+fn empty_tensors_convolve() {
+    let window = Window {
+        stride: 1,
+        padding: 1,
+    };
+    let conv = |x: [usize; 4], weight: [usize; 4]| -> Result<Tensor> {
+        conv2d(
+            &random(1, &x),
+            &random(2, &weight),
+            Some(&random(3, &weight[..1])),
+            window,
+        )
+    };
+    assert_eq!(
+        conv([0, 3, 4, 4], [2, 3, 3, 3]).unwrap().dims(),
+        [0, 2, 4, 4]
+    );
+    assert_eq!(
+        conv([1, 3, 4, 4], [0, 3, 3, 3]).unwrap().dims(),
+        [1, 0, 4, 4]
+    );
+    // Nothing is added to the bias.
+    let bias = values(&random(3, &[2]));
+    for (x, weight, pixels) in [
+        ([1, 0, 4, 4], [2, 0, 3, 3], 16),
+        ([1, 3, 1, 0], [2, 3, 1, 2], 3),
+    ] {
+        let expected: Vec<f64> = bias.iter().flat_map(|b| vec![*b; pixels]).collect();
+        assert_eq!(values(&conv(x, weight).unwrap()), expected);
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let plain = Window {
+        stride: 1,
+        padding: 0,
+    };
+    let (x, weight, bias) = (
+        random(1, &[1, 3, 4, 4]),
+        random(2, &[2, 3, 3, 3]),
+        random(3, &[2]),
+    );
+    let fails = |x: &Tensor, weight: &Tensor, bias: &Tensor, window| {
+        conv2d(x, weight, Some(bias), window).is_err()
+    };
+    assert!(!fails(&x, &weight, &bias, plain));
+    let double = |t: &Tensor| t.to_dtype(DType::F64).unwrap();
+    assert!(fails(&random(1, &[1, 4, 4, 4]), &weight, &bias, plain));
+    assert!(fails(&random(1, &[1, 3, 2, 4]), &weight, &bias, plain));
+    assert!(fails(&random(1, &[3, 4, 4]), &weight, &bias, plain));
+    assert!(fails(&x, &random(1, &[2, 3, 3]), &bias, plain));
+    assert!(fails(&x, &random(1, &[2, 3, 0, 3]), &bias, plain));
+    assert!(fails(&x, &weight, &random(1, &[3]), plain));
+    assert!(fails(&x, &weight, &random(1, &[1, 2]), plain));
+    assert!(fails(&double(&x), &weight, &bias, plain));
+    assert!(fails(&x, &double(&weight), &bias, plain));
+    assert!(fails(&x, &weight, &double(&bias), plain));
+    for (stride, padding) in [(0, 0), (1, usize::MAX), (1, usize::MAX / 4), (1, 1 << 31)] {
+        assert!(fails(&x, &weight, &bias, Window { stride, padding }));
+    }
+}
+
+proptest! {
+    #[test]
+    fn small_convolutions_are_their_definition(
+        sizes in [1..3usize, 1..6, 1..8, 1..12, 1..12, 1..6, 1..6, 1..4, 0..4]
+    ) {
+        let (x, weight, bias, window) = case(sizes);
+        let [_, _, _, height, width, kernel_height, kernel_width, ..] = sizes;
+        let found = conv2d(&x, &weight, Some(&bias), window);
+        if height + 2 * window.padding < kernel_height || width + 2 * window.padding < kernel_width {
+            prop_assert!(found.is_err());
+        } else {
+            let error = error(&found.unwrap(), &by_definition(&x, &weight, &bias, window));
+            prop_assert!(error <= TOLERANCE, "{error:.1e}");
+        }
+    }
+}
