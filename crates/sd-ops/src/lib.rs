@@ -1,7 +1,7 @@
 //! CPU operators that Candle lacks, for any [Candle](candle_core) project.
 //!
-//! [`conv2d`] convolves f32 tensors in Candle's own layout. A sample's result has the same bits whatever the other
-//! samples of its batch are and however many threads compute it.
+//! [`conv2d`] convolves and [`attention`] attends to f32 tensors in Candle's own layout. A sample's result has the same
+//! bits whatever the other samples of its batch are and however many threads compute it.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -14,7 +14,20 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod attention;
 mod conv;
+mod exp;
 mod strip;
 
+pub use attention::attention;
 pub use conv::{Window, conv2d};
+
+use candle_core::{Layout, Result, Storage, bail};
+
+/// The elements of a contiguous f32 tensor on the CPU.
+fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
+        _ => bail!("expected contiguous tensors on the CPU"),
+    }
+}

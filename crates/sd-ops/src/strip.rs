@@ -8,16 +8,21 @@ use std::marker::PhantomData;
 
 use gemm::Parallelism;
 
-/// A row-major matrix in which rows start `stride` elements apart.
+/// A matrix to read, whose rows, or columns if it is transposed, start `stride` elements apart.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a> {
     data: &'a [f32],
     stride: usize,
+    transposed: bool,
 }
 
 impl<'a> Rows<'a> {
     pub(crate) fn new(data: &'a [f32], stride: usize) -> Self {
-        Self { data, stride }
+        Self {
+            data,
+            stride,
+            transposed: false,
+        }
     }
 
     /// Without the columns before `first`, which must exist.
@@ -28,13 +33,36 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Rows as columns.
+    pub(crate) fn transposed(self) -> Self {
+        Self {
+            transposed: !self.transposed,
+            ..self
+        }
+    }
+
+    /// Elements from one row to the next, and from one column to the next.
+    fn strides(&self) -> [isize; 2] {
+        let stride = self.stride as isize;
+        if self.transposed {
+            [1, stride]
+        } else {
+            [stride, 1]
+        }
+    }
+
     /// Whether `rows` rows of `columns` elements lie inside the data.
     fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0
-            || (rows - 1)
+        let (lines, length) = if self.transposed {
+            (columns, rows)
+        } else {
+            (rows, columns)
+        };
+        lines == 0
+            || (lines - 1)
                 .checked_mul(self.stride)
-                .and_then(|start| start.checked_add(columns))
-                .is_some_and(|end| columns <= self.stride && end <= self.data.len())
+                .and_then(|start| start.checked_add(length))
+                .is_some_and(|end| length <= self.stride && end <= self.data.len())
     }
 }
 
@@ -91,16 +119,15 @@ impl Strip<'_> {
         self.width
     }
 
-    /// Sets all of row `i` to `value`.
+    /// Row `i`.
     ///
     /// # Panics
     /// There is no row `i`.
-    pub(crate) fn fill_row(&mut self, i: usize, value: f32) {
+    pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: the row lies inside the matrix, which is borrowed for as long as this strip, and no other strip
         // has these columns.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.width) }
-            .fill(value);
     }
 
     /// Adds the product of `a [rows, inner]` and `b [inner, width]`, on the calling thread.
@@ -122,6 +149,7 @@ impl Strip<'_> {
     fn product(&mut self, a: Rows, b: Rows, inner: usize, add: bool) {
         assert!(a.holds(self.rows, inner), "{} rows of {inner}", self.rows);
         assert!(b.holds(inner, self.width), "{inner} rows of {}", self.width);
+        let ([a_row, a_column], [b_row, b_column]) = (a.strides(), b.strides());
         // SAFETY: the asserts keep all reads inside `a` and `b`; the strip's rows lie inside the matrix, and `self`
         // is the only way to them. No slice is longer than `isize::MAX` bytes, so no stride wraps around.
         unsafe {
@@ -134,11 +162,11 @@ impl Strip<'_> {
                 self.stride as isize,
                 add,
                 a.data.as_ptr(),
-                1,
-                a.stride as isize,
+                a_column,
+                a_row,
                 b.data.as_ptr(),
-                1,
-                b.stride as isize,
+                b_column,
+                b_row,
                 1.,
                 1.,
                 false,

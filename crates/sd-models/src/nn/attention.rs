@@ -2,12 +2,11 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{cpu, on_cpu};
+use super::on_cpu;
 
-/// Bytes of attention scores that exist at a time: the full matrix of one XL picture takes gigabytes. A GPU
-/// needs large blocks to be busy.
-const SCORE_BYTES_CPU: usize = 16 << 20;
-const SCORE_BYTES_GPU: usize = 1 << 30;
+/// Bytes of attention scores that a GPU has at a time: the full matrix of one XL picture takes gigabytes, and small
+/// blocks leave it idle.
+const SCORE_BYTES: usize = 1 << 30;
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +25,9 @@ pub enum Mask {
 /// # Errors
 /// The shapes do not fit together.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+    if on_cpu(q) {
+        return sd_ops::attention(q, k, v, heads, mask == Mask::Causal);
+    }
     let (batch, _, channels) = q.dims3()?;
     let (key_batch, m, key_channels) = k.dims3()?;
     let fits = heads > 0
@@ -40,15 +42,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
     if q.elem_count() == 0 {
         return Ok(q.clone());
     }
-    if !on_cpu(q) {
-        return all_heads(q, k, v, heads, mask);
+    #[cfg(feature = "flash-attn")]
+    if flash::supports(q, k, heads, mask) {
+        return flash::attention(q, k, v, heads, mask);
     }
-    // Sample by sample, so that neither the blocks nor the memory depend on the batch.
-    let samples = (0..batch).map(|i| {
-        let [q, k, v] = [q.narrow(0, i, 1)?, k.narrow(0, i, 1)?, v.narrow(0, i, 1)?];
-        all_heads(&q, &k, &v, heads, mask)
-    });
-    Tensor::cat(&samples.collect::<Result<Vec<_>>>()?, 0)
+    all_heads(q, k, v, heads, mask)
 }
 
 fn all_heads(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
@@ -69,40 +67,19 @@ fn one_head(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tensor> {
     let (b, n, d) = q.dims3()?;
     let scale = (d as f64).sqrt().recip();
     let keys = k.transpose(1, 2)?;
-    let limit = if on_cpu(q) {
-        SCORE_BYTES_CPU
-    } else {
-        SCORE_BYTES_GPU
-    };
-    let block = (limit / (size_of::<f32>() * b * k.dim(1)?)).clamp(1, n);
+    let block = (SCORE_BYTES / (size_of::<f32>() * b * k.dim(1)?)).clamp(1, n);
     let blocks = (0..n).step_by(block).map(|start| {
-        let q = q.narrow(1, start, block.min(n - start))?.contiguous()?;
+        let q = q.narrow(1, start, block.min(n - start))?;
         let causal = (mask == Mask::Causal).then_some(start);
-        if on_cpu(&q) {
-            let scores = q.matmul(&keys)?;
-            scores.inplace_op1(&cpu::Softmax {
-                scale: scale as f32,
-                causal,
-            })?;
-            scores.matmul(v)
-        } else {
-            weights_tensors(&q, &keys, scale, causal)?
-                .to_dtype(v.dtype())?
-                .matmul(v)
-        }
+        weights(&q, &keys, scale, causal)?
+            .to_dtype(v.dtype())?
+            .matmul(v)
     });
     Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)
 }
 
-/// The attention weights in tensor operations, in f32: for devices without a kernel of ours.
-///
-/// In f16 the scores of v2.1 overflow.
-pub(super) fn weights_tensors(
-    q: &Tensor,
-    keys: &Tensor,
-    scale: f64,
-    causal: Option<usize>,
-) -> Result<Tensor> {
+/// The attention weights, in f32: in f16 the scores of v2.1 overflow.
+fn weights(q: &Tensor, keys: &Tensor, scale: f64, causal: Option<usize>) -> Result<Tensor> {
     let scores = (q.to_dtype(DType::F32)? * scale)?.matmul(&keys.to_dtype(DType::F32)?)?;
     let scores = match causal {
         None => scores,
@@ -124,10 +101,13 @@ mod flash {
 
     use super::Mask;
 
-    /// Its kernels take 16-bit floats and heads of at most 256.
-    pub(super) fn supports(q: &Tensor, head: usize) -> bool {
+    /// Its kernels take 16-bit floats and heads of at most 256. Their causal mask aligns the last query with the last
+    /// key, ours the first with the first.
+    pub(super) fn supports(q: &Tensor, k: &Tensor, heads: usize, mask: Mask) -> bool {
+        let head = q.dims()[2] / heads;
         let half = matches!(q.dtype(), DType::F16 | DType::BF16);
-        q.device().is_cuda() && half && head <= 256 && head.is_multiple_of(8)
+        let aligned = mask == Mask::None || q.dims()[1] == k.dims()[1];
+        q.device().is_cuda() && half && aligned && head <= 256 && head.is_multiple_of(8)
     }
 
     pub(super) fn attention(

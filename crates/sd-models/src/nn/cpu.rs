@@ -5,7 +5,7 @@
 
 use candle_core::cpu::erf::erf_f32;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, Error, InplaceOp1, Layout, Result, Shape, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp3, Error, Layout, Result, Shape, WithDType, bail,
 };
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -145,49 +145,6 @@ impl CustomOp3 for LayerNorm {
                 }
             });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
-    }
-}
-
-/// Softmax over the last dimension of `scale * [heads, queries, keys]`, in place.
-pub(super) struct Softmax {
-    /// Positive.
-    pub(super) scale: f32,
-    /// The position of the first query, when a query must see no key after itself.
-    pub(super) causal: Option<usize>,
-}
-
-impl InplaceOp1 for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
-    }
-
-    fn cpu_fwd(&self, storage: &mut CpuStorage, layout: &Layout) -> Result<()> {
-        let (_, queries, keys) = layout.shape().dims3()?;
-        let (CpuStorage::F32(scores), Some((start, end))) = (storage, layout.contiguous_offsets())
-        else {
-            bail!("softmax needs contiguous f32 scores")
-        };
-        scores[start..end]
-            .par_chunks_mut(keys)
-            .enumerate()
-            .with_min_len(TASK.div_ceil(keys))
-            .for_each(|(i, row)| {
-                let visible = match self.causal {
-                    Some(first) => (first + i % queries + 1).min(keys),
-                    None => keys,
-                };
-                let (row, hidden) = row.split_at_mut(visible);
-                hidden.fill(0.);
-                let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-                for v in row.iter_mut() {
-                    *v = ((*v - max) * self.scale).exp();
-                }
-                let norm = sum(row, f64::from).recip() as f32;
-                for v in row.iter_mut() {
-                    *v *= norm;
-                }
-            });
-        Ok(())
     }
 }
 

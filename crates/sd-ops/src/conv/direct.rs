@@ -67,7 +67,7 @@ fn run(
     block: &mut Vec<f32>,
 ) {
     for row in 0..out.rows() {
-        out.fill_row(row, bias[first_output + row]);
+        out.row(row).fill(bias[first_output + row]);
     }
     if x.is_empty() {
         return;

@@ -3,7 +3,9 @@
 mod direct;
 mod winograd;
 
-use candle_core::{DType, Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+use crate::values;
 
 /// How a kernel moves over the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,12 +136,4 @@ pub fn conv2d(
         (shape.batch, shape.outputs, height, width),
         &Device::Cpu,
     )
-}
-
-/// The elements of a contiguous f32 tensor on the CPU.
-fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
-        _ => bail!("convolution of a tensor that is not on the CPU"),
-    }
 }
