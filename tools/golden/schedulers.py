@@ -230,10 +230,17 @@ def matrix(cls, predictions=PREDICTIONS, spacings=SPACINGS, variants=({},), extr
 ARGUMENTS = {"eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "timesteps", "sigmas"}
 AYS = dict(timesteps=[999, 850, 736, 645, 545, 455, 343, 233, 124, 24])
 AYS_SIGMAS = dict(sigmas=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.0])
+# Of the caller's own; the last three are refused.
+TIMESTEPS = [AYS, dict(AYS, prediction_type="v_prediction"), dict(timesteps=[999, 759, 499, 259]), dict(timesteps=[400, 3, 0]),
+             dict(timesteps=[600]), dict(timesteps=[500, 500, 20]), dict(timesteps=[20, 500]), dict(timesteps=[1000, 500])]
 KARRAS = dict(use_karras_sigmas=True)
 EXPONENTIAL = dict(use_exponential_sigmas=True)
 BETA = dict(use_beta_sigmas=True)
 CURVES = [{}, KARRAS, EXPONENTIAL, BETA]
+TRAILING = dict(timestep_spacing="trailing")
+LOG_LINEAR = dict(interpolation_type="log_linear")
+CONTINUOUS = dict(timestep_type="continuous", prediction_type="v_prediction")
+LU = dict(use_lu_lambdas=True)
 ZERO_SNR = dict(rescale_betas_zero_snr=True, timestep_spacing="trailing")
 ZERO_SNR_V = dict(ZERO_SNR, prediction_type="v_prediction")
 LIMITS = [dict(clip_sample=True), dict(clip_sample=True, clip_sample_range=0.3, prediction_type="v_prediction")]
@@ -263,17 +270,25 @@ def classes():
                               dict(s_churn=3.0), dict(s_churn=40.0, prediction_type="v_prediction"),
                               dict(s_churn=2.0, s_tmin=0.5, s_tmax=5.0, s_noise=1.01, **KARRAS),
                               dict(s_churn=2.0, prediction_type="sample"), AYS, AYS_SIGMAS,
-                              dict(sigmas=[9.0, 3.5, 1.0, 0.2], prediction_type="v_prediction")]))
+                              dict(sigmas=[9.0, 3.5, 1.0, 0.2], prediction_type="v_prediction"),
+                              LOG_LINEAR, dict(LOG_LINEAR, prediction_type="v_prediction", **TRAILING),
+                              dict(LOG_LINEAR, **KARRAS), dict(LOG_LINEAR, final_sigmas_type="sigma_min", **BETA),
+                              dict(LOG_LINEAR, timesteps=AYS["timesteps"]),
+                              CONTINUOUS, dict(CONTINUOUS, prediction_type="epsilon"), dict(CONTINUOUS, **TRAILING),
+                              dict(CONTINUOUS, sigma_min=0.002, sigma_max=700.0, **KARRAS),
+                              dict(CONTINUOUS, **LOG_LINEAR, **EXPONENTIAL), dict(CONTINUOUS, **AYS_SIGMAS),
+                              dict(CONTINUOUS, **AYS)]))
     yield "euler_a", matrix(d.EulerAncestralDiscreteScheduler, extra=BETAS + [ZERO_SNR, ZERO_SNR_V])
     yield "lcm", (
         matrix(d.LCMScheduler, spacings=["leading"],
                extra=LIMITS + THRESHOLDS + BETAS[:2] + [
-                   dict(original_inference_steps=20), dict(timestep_scaling=0.01), dict(ZERO_SNR_V), dict(ZERO_SNR)]))
+                   dict(original_inference_steps=20), dict(timestep_scaling=0.01), dict(ZERO_SNR_V), dict(ZERO_SNR)]
+               + TIMESTEPS))
     yield "ddpm", (
         matrix(d.DDPMScheduler, clip_sample=False,
                extra=LIMITS + THRESHOLDS + BETAS[:2] + [
                    dict(variance_type=v) for v in ("fixed_small_log", "fixed_large")
-               ] + [dict(ZERO_SNR_V), dict(ZERO_SNR)]))
+               ] + [dict(ZERO_SNR_V), dict(ZERO_SNR)] + TIMESTEPS + [dict(variance_type="fixed_large", **AYS)]))
     yield "heun", matrix(d.HeunDiscreteScheduler, variants=CURVES, begin_calls=2, extra=LIMITS + BETAS + [AYS])
     yield "lms", matrix(d.LMSDiscreteScheduler, variants=CURVES, extra=BETAS)
     yield "kdpm2", matrix(d.KDPM2DiscreteScheduler, variants=CURVES, begin_calls=2, extra=BETAS)
@@ -291,7 +306,9 @@ def classes():
             dict(KARRAS, beta_schedule="squaredcos_cap_v2"), dict(solver_type="heun"), dict(solver_order=1),
             dict(lower_order_final=False), dict(euler_at_final=True), dict(final_sigmas_type="sigma_min"),
             dict(final_sigmas_type="sigma_min", euler_at_final=True), dict(KARRAS, final_sigmas_type="sigma_min"),
-            dict(final_sigmas_type="sigma_min", lower_order_final=False), ZERO_SNR, ZERO_SNR_V, AYS])
+            dict(final_sigmas_type="sigma_min", lower_order_final=False), ZERO_SNR, ZERO_SNR_V, AYS,
+            LU, dict(LU, prediction_type="v_prediction", final_sigmas_type="sigma_min"), dict(LU, **KARRAS),
+            dict(LU, **EXPONENTIAL), dict(LU, **BETA), dict(LU, beta_schedule="squaredcos_cap_v2"), dict(LU, **TRAILING)])
     for name, algorithm in dict(dpmpp="dpmsolver++", dpmpp_sde="sde-dpmsolver++").items():
         for order in (2, 3):
             yield f"{name}_{order}m", (
@@ -326,7 +343,8 @@ def classes():
         matrix(d.TCDScheduler, spacings=["leading"],
                extra=LIMITS + BETAS[:2] + [
                    dict(eta=0.0), dict(eta=0.55), dict(eta=1.0, prediction_type="v_prediction"),
-                   dict(original_inference_steps=20), dict(ZERO_SNR_V), dict(ZERO_SNR)]))
+                   dict(original_inference_steps=20), dict(ZERO_SNR_V), dict(ZERO_SNR)]
+               + TIMESTEPS + [dict(eta=0.8, **AYS)]))
 
 
 def tables():

@@ -21,7 +21,7 @@ fn row(entry: &Entry) -> String {
     let sigmas = match entry.sigmas {
         SigmaSupport::File => "yes",
         SigmaSupport::Override => "when asked for",
-        SigmaSupport::Fixed => "no",
+        SigmaSupport::Timesteps | SigmaSupport::Fixed => "no",
     };
     let (least, most) = entry.good_steps;
     format!(

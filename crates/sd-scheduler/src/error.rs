@@ -91,5 +91,22 @@ pub enum Error {
     Tensor(#[from] candle_core::Error),
 }
 
+impl Error {
+    /// [`Error::Config`], of a value that can be shown.
+    pub(crate) fn config(
+        scheduler: &'static str,
+        key: &'static str,
+        value: impl std::fmt::Display,
+        expected: &'static str,
+    ) -> Self {
+        Self::Config {
+            scheduler,
+            key,
+            value: value.to_string(),
+            expected,
+        }
+    }
+}
+
 /// A result with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;

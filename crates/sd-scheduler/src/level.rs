@@ -9,7 +9,7 @@ use crate::{Result, tensor::combine};
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct NoiseLevel {
     /// What the network is told: 0 to 999 for a model trained on 1000 timesteps, fractional for
-    /// some schedules.
+    /// some schedules; a quarter of the logarithm of the Karras sigma for continuous timesteps.
     pub timestep: f64,
     /// Weight of the clean sample, 0 to 1.
     pub alpha: f64,

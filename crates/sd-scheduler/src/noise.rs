@@ -45,7 +45,9 @@ impl NoiseSource for SeededNoise {
         let count = like.elem_count();
         let values = match &mut self.generators[..] {
             [generator] => generator.randn_f32(count),
-            generators if like.dims().first() == Some(&generators.len()) => {
+            generators
+                if !generators.is_empty() && like.dims().first() == Some(&generators.len()) =>
+            {
                 let each = count / generators.len();
                 generators
                     .iter_mut()

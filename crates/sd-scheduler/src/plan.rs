@@ -16,8 +16,13 @@ impl Plan {
     /// A plan of one network call a step: `levels` are the level of each call's input, then the end
     /// level.
     ///
-    /// `levels` has at least two entries.
+    /// # Panics
+    /// When `levels` has fewer than two entries.
     pub fn new(levels: Vec<NoiseLevel>) -> Self {
+        assert!(
+            levels.len() >= 2,
+            "a plan needs the level of at least one call, and the end level"
+        );
         let steps_done = (0..levels.len()).collect();
         Self {
             levels,
@@ -31,8 +36,15 @@ impl Plan {
     /// For solvers whose steps take several calls: `steps_done[c]` is the number of steps complete
     /// after `c` calls, for `c` from 0 to [`calls`](Self::calls), and step `s` starts at call `s *
     /// calls_per_step`.
+    ///
+    /// # Panics
+    /// When `steps_done` has not as many entries as there are levels.
     pub fn with_steps(self, steps_done: Vec<usize>, calls_per_step: usize) -> Self {
-        debug_assert_eq!(steps_done.len(), self.levels.len());
+        assert_eq!(
+            steps_done.len(),
+            self.levels.len(),
+            "a plan needs the steps done after each number of calls"
+        );
         Self {
             steps_done,
             calls_per_step,

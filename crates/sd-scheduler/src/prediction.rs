@@ -49,12 +49,7 @@ impl Predictor {
         file: &SchedulerFile,
         clip: Option<bool>,
     ) -> Result<Self> {
-        let invalid = |key, value: f64, expected| Error::Config {
-            scheduler,
-            key,
-            value: value.to_string(),
-            expected,
-        };
+        let invalid = |key, value: f64, expected| Error::config(scheduler, key, value, expected);
         let limit = if file.thresholding.unwrap_or(false) {
             let ratio = file.dynamic_thresholding_ratio.unwrap_or(0.995);
             let max = file.sample_max_value.unwrap_or(1.0);
@@ -88,13 +83,12 @@ impl Predictor {
         }
         let range = file.clip_sample_range.unwrap_or(1.0);
         if !(range > 0.0 && range.is_finite()) {
-            let (key, value) = ("clip_sample_range", range.to_string());
-            return Err(Error::Config {
+            return Err(Error::config(
                 scheduler,
-                key,
-                value,
-                expected: "a positive number",
-            });
+                "clip_sample_range",
+                range,
+                "a positive number",
+            ));
         }
         Ok(Limit::Range(range))
     }
@@ -102,15 +96,12 @@ impl Predictor {
     /// Refuses the prediction types that a class of the reference does not know.
     pub(crate) fn without_sample(self, scheduler: &'static str) -> Result<Self> {
         match self.kind {
-            PredictionType::Sample => {
-                let (key, value) = ("prediction_type", "sample".to_string());
-                Err(Error::Config {
-                    scheduler,
-                    key,
-                    value,
-                    expected: "epsilon or v_prediction",
-                })
-            }
+            PredictionType::Sample => Err(Error::config(
+                scheduler,
+                "prediction_type",
+                "sample",
+                "epsilon or v_prediction",
+            )),
             PredictionType::Epsilon | PredictionType::VPrediction => Ok(self),
         }
     }
@@ -120,14 +111,12 @@ impl Predictor {
     pub(crate) fn check(&self, scheduler: &'static str, levels: &[NoiseLevel]) -> Result<()> {
         let (calls, _end) = levels.split_at(levels.len() - 1);
         if self.kind == PredictionType::Epsilon && calls.iter().any(|level| level.alpha == 0.0) {
-            let (key, value) = ("prediction_type", "epsilon".to_string());
-            let expected = "v_prediction or sample, as a step starts without any signal";
-            return Err(Error::Config {
+            return Err(Error::config(
                 scheduler,
-                key,
-                value,
-                expected,
-            });
+                "prediction_type",
+                "epsilon",
+                "v_prediction or sample, as a step starts without any signal",
+            ));
         }
         Ok(())
     }

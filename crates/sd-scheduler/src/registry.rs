@@ -42,7 +42,9 @@ pub enum SigmaSupport {
     File,
     /// Any that is asked for; the file's is ignored, as diffusers ignores it.
     Override,
-    /// None: it stays on the training timesteps.
+    /// None: it stays on the training timesteps, which the caller may choose.
+    Timesteps,
+    /// None: it stays on the training timesteps, spaced by its own rule.
     Fixed,
 }
 
@@ -146,16 +148,9 @@ pub fn from_file_as(
         ..overrides.clone()
     };
     let schedule = overrides.sigmas.unwrap_or_default();
-    let invalid = |key, value: &str, expected| {
-        let (scheduler, value) = (entry.name, value.to_string());
-        Err(Error::Config {
-            scheduler,
-            key,
-            value,
-            expected,
-        })
-    };
-    if entry.sigmas == SigmaSupport::Fixed && schedule != SigmaSchedule::Default {
+    let invalid = |key, value: &str, expected| Err(Error::config(entry.name, key, value, expected));
+    let follows = matches!(entry.sigmas, SigmaSupport::File | SigmaSupport::Override);
+    if !follows && schedule != SigmaSchedule::Default {
         let expected = "default: this scheduler stays on the timesteps of training";
         return invalid("sigmas", schedule.name(), expected);
     }
@@ -167,6 +162,10 @@ pub fn from_file_as(
                 "set",
                 "none: this scheduler spaces its own timesteps",
             );
+        }
+        Some(Trajectory::Sigmas(_)) if !follows => {
+            let expected = "timesteps: this scheduler stays on those of training";
+            return invalid("trajectory", "sigmas", expected);
         }
         Some(_) if schedule != SigmaSchedule::Default => {
             return invalid(

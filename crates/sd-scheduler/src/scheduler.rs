@@ -81,8 +81,8 @@ pub struct Overrides {
     pub churn: Option<Churn>,
     /// The curve of sigmas, for schedulers that think in sigmas. `None` is the file's.
     pub sigmas: Option<SigmaSchedule>,
-    /// A trajectory of the caller's own, in place of spacing and sigma schedule, for schedulers
-    /// that think in sigmas.
+    /// A trajectory of the caller's own, in place of spacing and sigma schedule: for schedulers
+    /// that think in sigmas, and as timesteps also for DDPM, LCM and TCD.
     pub trajectory: Option<Trajectory>,
 }
 

@@ -7,7 +7,7 @@ use crate::{
     Error, NoiseLevel, Overrides, Plan, Result, SigmaSchedule, Trajectory,
     curve::curve,
     spacing::{Grid, timesteps},
-    train::TrainSchedule,
+    train::{TrainSchedule, linspace},
 };
 
 /// A limit on what files and callers may ask for, far above any model's noise.
@@ -25,6 +25,9 @@ pub(crate) struct SigmaGrid {
     sigma_max: Option<f64>,
     end: End,
     rounds_karras: bool,
+    lu_lambdas: bool,
+    log_linear: bool,
+    continuous: bool,
     trajectory: Option<Trajectory>,
 }
 
@@ -72,12 +75,12 @@ impl SigmaGrid {
         let from_file = chosen.next().unwrap_or(SigmaSchedule::Default);
         if let (None, Some(second)) = (overrides.sigmas, chosen.next()) {
             let value = format!("{from_file} and {second}");
-            return Err(Error::Config {
+            return Err(Error::config(
                 scheduler,
-                key: "sigmas",
+                "sigmas",
                 value,
-                expected: "one sigma schedule",
-            });
+                "one sigma schedule",
+            ));
         }
         let plain = Self::plain(scheduler, file, overrides, train);
         Ok(Self {
@@ -103,6 +106,9 @@ impl SigmaGrid {
             sigma_max: None,
             end: End::Zero,
             rounds_karras: false,
+            lu_lambdas: false,
+            log_linear: false,
+            continuous: false,
             trajectory: overrides.trajectory.clone(),
         }
     }
@@ -113,13 +119,12 @@ impl SigmaGrid {
             if let Some(bound) =
                 bound.filter(|bound| !(1.0 / MAX_SIGMA..=MAX_SIGMA).contains(bound))
             {
-                let (scheduler, value) = (self.scheduler, bound.to_string());
-                return Err(Error::Config {
-                    scheduler,
+                return Err(Error::config(
+                    self.scheduler,
                     key,
-                    value,
-                    expected: "0.00001 to 100000",
-                });
+                    bound,
+                    "0.00001 to 100000",
+                ));
             }
         }
         Ok(Self {
@@ -135,14 +140,8 @@ impl SigmaGrid {
             None | Some("zero") => End::Zero,
             Some("sigma_min") => End::TableMin,
             Some(other) => {
-                let (scheduler, key, value) =
-                    (self.scheduler, "final_sigmas_type", other.to_string());
-                return Err(Error::Config {
-                    scheduler,
-                    key,
-                    value,
-                    expected: "zero or sigma_min",
-                });
+                let (key, expected) = ("final_sigmas_type", "zero or sigma_min");
+                return Err(Error::config(self.scheduler, key, other, expected));
             }
         };
         Ok(Self { end, ..self })
@@ -165,10 +164,43 @@ impl SigmaGrid {
         }
     }
 
-    /// Tells the network the nearest whole timesteps on a Karras curve.
+    /// Tells the network the nearest whole timesteps on a Karras curve, and with `use_lu_lambdas`.
     pub(crate) fn with_rounded_karras(self) -> Self {
         Self {
             rounds_karras: true,
+            ..self
+        }
+    }
+
+    /// Spaces steps evenly in lambda (Lu 2022), which is the exponential curve, but for the last
+    /// digits: it has its ends from f32 logarithms.
+    pub(crate) fn with_lu_lambdas(self) -> Self {
+        Self {
+            schedule: SigmaSchedule::Exponential,
+            lu_lambdas: true,
+            ..self
+        }
+    }
+
+    /// Whether sigmas are neither the caller's nor on a curve.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.schedule == SigmaSchedule::Default && self.trajectory.is_none()
+    }
+
+    /// Spaces sigmas evenly in their logarithm from the highest to the lowest of training, which is
+    /// then the end; curves go between these two. The timesteps are as before.
+    pub(crate) fn with_log_linear(self) -> Self {
+        Self {
+            log_linear: true,
+            ..self
+        }
+    }
+
+    /// Tells the network a quarter of the logarithm of each sigma in place of a timestep (Karras
+    /// 2022, table 1).
+    pub(crate) fn with_continuous_timesteps(self) -> Self {
+        Self {
+            continuous: true,
             ..self
         }
     }
@@ -234,10 +266,14 @@ impl SigmaGrid {
         } else {
             table_min
         };
-        let (timesteps, sigmas) = match &self.trajectory {
+        let spaced = |timesteps: &[f64]| match self.log_linear {
+            true => self.log_linear_sigmas(steps),
+            false => self.sigmas_at(timesteps).chain([end]).collect(),
+        };
+        let (mut timesteps, sigmas) = match &self.trajectory {
             Some(Trajectory::Timesteps(timesteps)) => {
                 let timesteps: Vec<_> = timesteps.iter().copied().map(represent).collect();
-                let sigmas = self.sigmas_at(&timesteps).chain([end]).collect();
+                let sigmas = spaced(&timesteps);
                 (timesteps, sigmas)
             }
             Some(Trajectory::Sigmas(sigmas)) => {
@@ -251,9 +287,14 @@ impl SigmaGrid {
             }
             None => {
                 let timesteps = timesteps(self.spacing, grid, steps, self.train.len(), self.offset);
-                let sigmas: Vec<_> = self.sigmas_at(&timesteps).collect();
+                let sigmas = spaced(&timesteps);
                 let (max, min) = match grid {
+                    Grid::Fractional if self.log_linear => (sigmas[0], sigmas[steps]),
                     Grid::Fractional => (sigmas[0], sigmas[steps - 1]),
+                    _ if self.lu_lambdas => {
+                        let (max, min) = self.train.log_sigma_ends();
+                        (max.exp(), min.exp())
+                    }
                     Grid::Integer | Grid::OneMore => (
                         f64::from(self.train.sigmas()[self.train.len() - 1]),
                         table_min,
@@ -261,9 +302,10 @@ impl SigmaGrid {
                 };
                 let (max, min) = (self.sigma_max.unwrap_or(max), self.sigma_min.unwrap_or(min));
                 match curve(self.schedule, &self.train, max, min, steps) {
-                    None => (timesteps, sigmas.into_iter().chain([end]).collect()),
+                    None => (timesteps, sigmas),
                     Some(curve) => {
-                        let rounds = self.rounds_karras && self.schedule == SigmaSchedule::Karras;
+                        let rounds = self.rounds_karras
+                            && (self.lu_lambdas || self.schedule == SigmaSchedule::Karras);
                         let timesteps =
                             curve
                                 .iter()
@@ -294,6 +336,9 @@ impl SigmaGrid {
             .iter()
             .map(|sigma| f64::from(*sigma as f32))
             .collect();
+        if self.continuous {
+            timesteps = values[..steps].iter().map(|s| 0.25 * s.ln()).collect();
+        }
         // Solvers divide by the width of their steps. Only the last may be nothing.
         let stalls = values[..steps].windows(2).any(|pair| pair[1] >= pair[0]);
         let lowest = values[steps - 1];
@@ -309,6 +354,13 @@ impl SigmaGrid {
             values,
             init_noise_sigma,
         })
+    }
+
+    /// One sigma more than `steps`, the end.
+    fn log_linear_sigmas(&self, steps: usize) -> Vec<f64> {
+        let (max, min) = self.train.log_sigma_ends();
+        let logs = linspace(max, min, steps + 1);
+        logs.iter().map(|log| f64::from(*log).exp()).collect()
     }
 
     fn sigmas_at(&self, timesteps: &[f64]) -> impl Iterator<Item = f64> {

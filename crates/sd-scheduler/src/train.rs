@@ -70,12 +70,7 @@ impl TrainSchedule {
         defaults: &BetaDefaults,
         zero_snr: ZeroSnr,
     ) -> Result<Self> {
-        let invalid = |key, value: String, expected| Error::Config {
-            scheduler,
-            key,
-            value,
-            expected,
-        };
+        let invalid = |key, value: String, expected| Error::config(scheduler, key, value, expected);
         let steps = file.num_train_timesteps.unwrap_or(1000);
         if !(2..=MAX_TIMESTEPS).contains(&steps) {
             return Err(invalid(
@@ -184,6 +179,11 @@ impl TrainSchedule {
         (1.0 - weight) * self.log_sigma(low) + weight * self.log_sigma(low + 1)
     }
 
+    /// The logarithms, rounded to f32, of the highest and the lowest Karras sigma.
+    pub(crate) fn log_sigma_ends(&self) -> (f64, f64) {
+        (self.log_sigma(self.len() - 1), self.log_sigma(0))
+    }
+
     /// The fractional timestep of a Karras sigma, by linear interpolation of the logarithms.
     pub(crate) fn timestep_of(&self, sigma: f64) -> f64 {
         let log_sigma = sigma.max(1e-10).ln();
@@ -210,8 +210,8 @@ fn rounded_log(value: f32) -> f64 {
     f64::from(f64::from(value).ln() as f32)
 }
 
-/// `torch.linspace` in f32: from both ends to the middle, one rounding an entry.
-fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
+/// `torch.linspace` in f32, for at least 2 entries: from both ends to the middle, one rounding an entry.
+pub(crate) fn linspace(start: f64, end: f64, count: usize) -> Vec<f32> {
     let (start, end) = (start as f32, end as f32);
     let step = (end - start) / (count - 1) as f32;
     (0..count)

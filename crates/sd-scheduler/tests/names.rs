@@ -2,7 +2,8 @@
 
 use sd_config::SchedulerFile;
 use sd_scheduler::{
-    ALL, Error, Overrides, SigmaSchedule, canonical_name, entry, from_file, from_file_as, label,
+    ALL, Error, Overrides, SigmaSchedule, Trajectory, canonical_name, entry, from_file,
+    from_file_as, label,
 };
 
 fn file(json: &str) -> SchedulerFile {
@@ -237,6 +238,86 @@ fn what_a_scheduler_cannot_do_is_refused() {
     overrides.eta = Some(1.5);
     let error = from_file(&file, &overrides).unwrap_err();
     assert_eq!(error.to_string(), "ddim: `eta` is 1.5, expected 0 to 1");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_name() {
+    for (class, key, value) in [
+        ("DDPMScheduler", "variance_type", r#""learned""#),
+        ("DDPMScheduler", "variance_type", r#""fixed_large_log""#),
+        (
+            "DPMSolverMultistepScheduler",
+            "variance_type",
+            r#""learned_range""#,
+        ),
+        (
+            "DPMSolverMultistepScheduler",
+            "algorithm_type",
+            r#""dpmsolver""#,
+        ),
+        ("DPMSolverMultistepScheduler", "lambda_min_clipped", "-5.1"),
+        (
+            "DPMSolverSinglestepScheduler",
+            "variance_type",
+            r#""learned""#,
+        ),
+        ("EulerDiscreteScheduler", "interpolation_type", r#""cubic""#),
+        ("EulerDiscreteScheduler", "timestep_type", r#""random""#),
+        ("LCMScheduler", "timestep_scaling", "1e306"),
+    ] {
+        let file = file(&format!(
+            r#"{{"_class_name": "{class}", "{key}": {value}}}"#
+        ));
+        match from_file(&file, &Overrides::default()) {
+            Err(Error::Config { key: found, .. }) => assert_eq!(found, key, "{class}"),
+            other => panic!("{class} with {key} {value}: {other:?}"),
+        }
+    }
+    // Which does not clip, and is how published files spell the default.
+    for value in ["-Infinity", "null"] {
+        let file = file(&format!(
+            r#"{{"_class_name": "DPMSolverMultistepScheduler", "lambda_min_clipped": {value}}}"#
+        ));
+        from_file(&file, &Overrides::default()).unwrap();
+    }
+}
+
+#[test]
+fn trajectories_are_refused_where_the_reference_has_none() {
+    let timesteps = Trajectory::Timesteps(vec![900.0, 500.0, 100.0]);
+    let sigmas = Trajectory::Sigmas(vec![9.0, 2.0, 0.0]);
+    let empty = Trajectory::Timesteps(Vec::new());
+    for (name, trajectory) in [
+        ("ddim", &timesteps),
+        ("pndm", &timesteps),
+        ("ddpm", &sigmas),
+        ("lcm", &sigmas),
+        ("tcd", &empty),
+    ] {
+        let mut overrides = Overrides::default();
+        overrides.trajectory = Some(trajectory.clone());
+        match from_file_as(name, &SchedulerFile::default(), &overrides) {
+            Err(Error::Config { key, .. }) => assert_eq!(key, "trajectory", "{name}"),
+            other => panic!("{name} with {trajectory:?}: {other:?}"),
+        }
+    }
+    // As many steps as timesteps.
+    let mut overrides = Overrides::default();
+    overrides.trajectory = Some(timesteps);
+    let config = from_file_as("lcm", &SchedulerFile::default(), &overrides).unwrap();
+    let build = |steps| config.build(std::num::NonZeroUsize::new(steps).unwrap());
+    build(3).unwrap();
+    assert!(matches!(build(4), Err(Error::Steps { .. })));
+}
+
+#[test]
+fn continuous_timesteps_need_as_many_sigmas_as_steps() {
+    let json = r#"{"_class_name": "EulerDiscreteScheduler", "prediction_type": "v_prediction",
+        "timestep_type": "continuous", "interpolation_type": "log_linear"}"#;
+    match from_file(&file(json), &Overrides::default()) {
+        Err(Error::Config { key, .. }) => assert_eq!(key, "interpolation_type"),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

@@ -5,8 +5,8 @@ use std::num::NonZeroUsize;
 use candle_core::{DType, Device, Tensor};
 use sd_config::SchedulerFile;
 use sd_scheduler::{
-    Error, NoiseSource, Overrides, RecordedNoise, Scheduler, SchedulerState, SeededNoise,
-    from_file_as,
+    Churn, Error, NoiseSource, Overrides, Plan, RecordedNoise, Scheduler, SchedulerState,
+    SeededNoise, from_file_as,
 };
 
 fn build(name: &str, keys: &str, steps: usize) -> Result<Box<dyn Scheduler>, Error> {
@@ -46,6 +46,12 @@ fn image_to_image_starts_where_diffusers_does() {
     // Schedulers of order 2 have two entries in the list for every step.
     assert_eq!(build("heun", "", 10).unwrap().plan().start_at(0.3), 14);
     assert_eq!(build("heun", "", 10).unwrap().plan().start_at(0.0), 19);
+}
+
+#[test]
+#[should_panic(expected = "at least one call")]
+fn a_plan_without_levels_is_a_mistake() {
+    let _ = Plan::new(Vec::new());
 }
 
 #[test]
@@ -123,6 +129,35 @@ fn a_step_that_fails_changes_nothing() {
         .unwrap();
 }
 
+/// Churn is not for the conformance suite: it adds noise that the network has not seen.
+#[test]
+fn a_run_with_churn_continues_from_its_state() {
+    let mut overrides = Overrides::default();
+    overrides.churn = Some(Churn {
+        amount: 3.0,
+        ..Churn::default()
+    });
+    let config = from_file_as("euler", &SchedulerFile::default(), &overrides).unwrap();
+    let run = |restores: bool| {
+        let steps = NonZeroUsize::new(6).unwrap();
+        let mut noise = SeededNoise::new(3);
+        let mut scheduler = config.build(steps).unwrap();
+        let mut sample = noise.noise(&zeros()).unwrap();
+        for call in 0..6 {
+            if restores {
+                let state = scheduler.state();
+                scheduler = config.build(steps).unwrap();
+                scheduler.restore(state).unwrap();
+            }
+            let output = sample.tanh().unwrap();
+            let step = scheduler.step(call, &output, &sample, &mut noise);
+            sample = step.unwrap().sample;
+        }
+        sample.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    assert_eq!(run(true), run(false));
+}
+
 #[test]
 fn a_state_without_its_tensors_is_an_error_at_the_next_step() {
     for name in ["heun", "lms", "pndm", "dpmpp_2s", "unipc", "dpmpp_sde"] {
@@ -189,4 +224,6 @@ fn each_sample_can_have_a_generator_of_its_own() {
         values(&both)
     );
     assert!(SeededNoise::per_sample(&[5, 6, 7]).noise(&second).is_err());
+    let none = zeros().narrow(0, 0, 0).unwrap();
+    assert!(SeededNoise::per_sample(&[]).noise(&none).is_err());
 }

@@ -56,6 +56,7 @@ fn file() -> impl Strategy<Value = SchedulerFile> {
                 "num_train_timesteps",
                 vec![json!(1), json!(2), json!(13), json!(1000)],
             ),
+            key("use_lu_lambdas", flags()),
             key("final_sigmas_type", vec![json!("zero"), json!("sigma_min")]),
             key(
                 "solver_order",
@@ -87,14 +88,22 @@ fn file() -> impl Strategy<Value = SchedulerFile> {
             ),
             key("sigma_min", numbers()),
             key("sigma_max", numbers()),
+            key(
+                "interpolation_type",
+                vec![json!("linear"), json!("log_linear")],
+            ),
+            key(
+                "timestep_type",
+                vec![json!("discrete"), json!("continuous")],
+            ),
         ),
     );
     keys.prop_filter_map(
         "files that do not parse are not for schedulers",
         |(a, b)| {
             let keys = [
-                a.0, a.1, a.2, a.3, a.4, a.5, a.6, a.7, a.8, a.9, b.0, b.1, b.2, b.3, b.4, b.5,
-                b.6, b.7, b.8, b.9,
+                a.0, a.1, a.2, a.3, a.4, a.5, a.6, a.7, a.8, a.9, a.10, b.0, b.1, b.2, b.3, b.4,
+                b.5, b.6, b.7, b.8, b.9, b.10, b.11,
             ];
             let map: Map<_, _> = keys
                 .into_iter()

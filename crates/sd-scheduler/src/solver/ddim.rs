@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use sd_config::{SchedulerFile, TimestepSpacing};
 
 use crate::{
-    Error, NoiseLevel, Overrides, Plan, Result, Scheduler, SchedulerConfig, Step,
+    NoiseLevel, Overrides, Plan, Result, Scheduler, SchedulerConfig, Step,
     prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
@@ -30,22 +30,13 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
-    let eta = overrides.eta.or(file.eta).unwrap_or(0.0);
-    if !(0.0..=1.0).contains(&eta) {
-        return Err(Error::Config {
-            scheduler: NAME,
-            key: "eta",
-            value: eta.to_string(),
-            expected: "0 to 1",
-        });
-    }
     Ok(Box::new(Ddim {
         train: TrainSchedule::from_file(NAME, file, &DDPM_BETAS, ZeroSnr::Exact)?,
         predictor: Predictor::limited(NAME, file, Some(true))?,
         spacing: file.timestep_spacing.unwrap_or(TimestepSpacing::Leading),
         offset: file.steps_offset.unwrap_or(0),
         alpha_to_one: file.set_alpha_to_one.unwrap_or(true),
-        eta,
+        eta: table::eta(NAME, file, overrides, 0.0)?,
     }))
 }
 

@@ -28,30 +28,30 @@ pub(super) const ENTRY: Entry = Entry {
     order: 1,
     calls_per_step: 1,
     stochastic: true,
-    sigmas: SigmaSupport::Fixed,
+    sigmas: SigmaSupport::Timesteps,
     good_steps: (50, 1000),
     configure,
 };
 
-fn configure(file: &SchedulerFile, _overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
+fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
     let variance = match file.variance_type.as_deref() {
         // The reference's log variant ends in the same numbers.
         None | Some("fixed_small" | "fixed_small_log") => Variance::Small,
         Some("fixed_large") => Variance::Large,
         Some(other) => {
             // The reference has fixed_large_log too, as the square root of a negative number.
-            let (key, value) = ("variance_type", other.to_string());
-            let expected = "fixed_small, fixed_small_log or fixed_large";
-            return Err(Error::Config {
-                scheduler: NAME,
-                key,
-                value,
-                expected,
-            });
+            return Err(Error::config(
+                NAME,
+                "variance_type",
+                other,
+                "fixed_small, fixed_small_log or fixed_large",
+            ));
         }
     };
+    let train = TrainSchedule::from_file(NAME, file, &DDPM_BETAS, ZeroSnr::Exact)?;
     Ok(Box::new(Ddpm {
-        train: TrainSchedule::from_file(NAME, file, &DDPM_BETAS, ZeroSnr::Exact)?,
+        own: table::own_timesteps(NAME, overrides, &train)?,
+        train,
         predictor: Predictor::limited(NAME, file, Some(true))?,
         spacing: file.timestep_spacing.unwrap_or(TimestepSpacing::Leading),
         offset: file.steps_offset.unwrap_or(0),
@@ -62,6 +62,8 @@ fn configure(file: &SchedulerFile, _overrides: &Overrides) -> Result<Box<dyn Sch
 #[derive(Debug)]
 struct Ddpm {
     train: TrainSchedule,
+    /// The caller's timesteps.
+    own: Option<Vec<usize>>,
     predictor: Predictor,
     spacing: TimestepSpacing,
     offset: usize,
@@ -83,8 +85,10 @@ impl SchedulerConfig for Ddpm {
     }
 
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
-        let timesteps =
-            table::timesteps(NAME, &self.train, self.spacing, steps.get(), self.offset)?;
+        let steps = steps.get();
+        let timesteps = table::own_or(NAME, self.own.as_deref(), steps, || {
+            table::timesteps(NAME, &self.train, self.spacing, steps, self.offset)
+        })?;
         let levels = timesteps
             .iter()
             .map(|t| self.train.level(*t))

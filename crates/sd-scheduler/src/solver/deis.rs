@@ -33,14 +33,7 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
-    let invalid = |key, value: &str, expected| {
-        Err(Error::Config {
-            scheduler: NAME,
-            key,
-            value: value.to_string(),
-            expected,
-        })
-    };
+    let invalid = |key, value: &str, expected| Err(Error::config(NAME, key, value, expected));
     let order = file.solver_order.unwrap_or(2);
     if !(1..=3).contains(&order) {
         return invalid("solver_order", &order.to_string(), "1, 2 or 3");
@@ -82,13 +75,12 @@ impl SchedulerConfig for Deis {
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
         let sigmas = self.grid.integer(steps.get())?;
         if sigmas.ends_at_zero() {
-            let (key, value) = ("trajectory", "0 at its end".to_string());
-            return Err(Error::Config {
-                scheduler: NAME,
-                key,
-                value,
-                expected: "a sigma above 0 there",
-            });
+            return Err(Error::config(
+                NAME,
+                "trajectory",
+                "0 at its end",
+                "a sigma above 0 there",
+            ));
         }
         let orders = multistep_orders(steps.get(), self.order, self.lower_order_final);
         Run::boxed(

@@ -58,6 +58,8 @@ pub(super) const DPMPP_3M_SDE: Entry = Entry {
     label: "DPM++ 3M SDE",
     settings: &[STOCHASTIC, Setting::SolverOrder(3)],
     aliases: &["sample_dpmpp_3m_sde", "k_dpmpp_3m_sde"],
+    // Third but for a slip of the reference: see `Exponential::curvature`.
+    order: 1,
     stochastic: true,
     ..DPMPP_2M
 };
@@ -72,32 +74,33 @@ fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn Sche
         ("sde-dpmsolver++", 1 | 2) => (DPMPP_2M_SDE.name, true),
         ("sde-dpmsolver++", 3) => (DPMPP_3M_SDE.name, true),
         (_, 1..=3) => {
-            let (key, value) = ("algorithm_type", algorithm.to_string());
-            let expected = "dpmsolver++ or sde-dpmsolver++";
-            return Err(Error::Config {
-                scheduler: DPMPP_2M.name,
-                key,
-                value,
-                expected,
-            });
+            return Err(Error::config(
+                DPMPP_2M.name,
+                "algorithm_type",
+                algorithm,
+                "dpmsolver++ or sde-dpmsolver++",
+            ));
         }
         _ => {
-            let (key, value) = ("solver_order", order.to_string());
-            return Err(Error::Config {
-                scheduler: DPMPP_2M.name,
-                key,
-                value,
-                expected: "1, 2 or 3",
-            });
+            return Err(Error::config(
+                DPMPP_2M.name,
+                "solver_order",
+                order,
+                "1, 2 or 3",
+            ));
         }
     };
     let train = TrainSchedule::from_file(name, file, &DDPM_BETAS, ZeroSnr::Nearly)?;
     let mut grid = SigmaGrid::from_file(name, file, overrides, train)?.with_final_sigma(file)?;
+    let asks = |flag: Option<bool>| flag.unwrap_or(false) && overrides.sigmas.is_none();
+    if asks(file.use_lu_lambdas) && !asks(file.use_karras_sigmas) {
+        grid = grid.with_lu_lambdas();
+    }
     // The cosine schedule is too steep at its end for whole timesteps.
     if file.beta_schedule != Some(BetaSchedule::SquaredcosCapV2) {
         grid = grid.with_rounded_karras();
     }
-    check_timesteps(name, file)?;
+    check_unsupported(name, file)?;
     Ok(Box::new(Dpmpp {
         name,
         stochastic,
@@ -116,45 +119,28 @@ pub(super) fn is_heun(scheduler: &'static str, file: &SchedulerFile) -> Result<b
         // The last three are other classes' types, which these classes take for their own default.
         None | Some("midpoint" | "logrho" | "bh1" | "bh2") => Ok(false),
         Some("heun") => Ok(true),
-        Some(other) => {
-            let (key, value) = ("solver_type", other.to_string());
-            Err(Error::Config {
-                scheduler,
-                key,
-                value,
-                expected: "midpoint or heun",
-            })
-        }
+        Some(other) => Err(Error::config(
+            scheduler,
+            "solver_type",
+            other,
+            "midpoint or heun",
+        )),
     }
 }
 
-/// Refuses settings of the DPM-Solver classes that choose timesteps in ways that are not supported.
-pub(super) fn check_timesteps(scheduler: &'static str, file: &SchedulerFile) -> Result<()> {
-    if file.use_lu_lambdas.unwrap_or(false) {
-        let (key, value) = ("use_lu_lambdas", "true".to_string());
-        return Err(Error::Config {
-            scheduler,
-            key,
-            value,
-            expected: "false: try exponential sigmas",
-        });
+/// Refuses settings of the DPM-Solver classes that are not supported: a clipped range of timesteps,
+/// and variances that the network predicts.
+pub(super) fn check_unsupported(scheduler: &'static str, file: &SchedulerFile) -> Result<()> {
+    let invalid = |key, value: &str, expected| Err(Error::config(scheduler, key, value, expected));
+    if let Some(learned @ ("learned" | "learned_range")) = file.variance_type.as_deref() {
+        return invalid("variance_type", learned, "a variance that is not learned");
     }
     // Minus infinity, which does not clip, is no number in JSON.
-    match file
-        .extra
-        .get("lambda_min_clipped")
-        .filter(|value| value.is_number())
-    {
-        Some(value) => {
-            let (key, value) = ("lambda_min_clipped", value.to_string());
-            Err(Error::Config {
-                scheduler,
-                key,
-                value,
-                expected: "minus infinity",
-            })
+    match file.extra.get("lambda_min_clipped") {
+        Some(value) if value.is_number() => {
+            invalid("lambda_min_clipped", &value.to_string(), "minus infinity")
         }
-        None => Ok(()),
+        _ => Ok(()),
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     registry::{Entry, Setting, SigmaSupport},
     run::{Call, Memory, Run, Solver},
     sigmas::SigmaGrid,
-    solver::dpmpp::{check_timesteps, is_heun},
+    solver::dpmpp::{check_unsupported, is_heun},
     tensor::combine,
     train::{DDPM_BETAS, TrainSchedule, ZeroSnr},
 };
@@ -38,14 +38,7 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
-    let invalid = |key, value: &str, expected| {
-        Err(Error::Config {
-            scheduler: NAME,
-            key,
-            value: value.to_string(),
-            expected,
-        })
-    };
+    let invalid = |key, value: &str, expected| Err(Error::config(NAME, key, value, expected));
     let order = file.solver_order.unwrap_or(2);
     if !(1..=3).contains(&order) {
         return invalid("solver_order", &order.to_string(), "1, 2 or 3");
@@ -56,7 +49,7 @@ fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn Sche
         Some("sde-dpmsolver++") => true,
         Some(other) => return invalid("algorithm_type", other, "dpmsolver++ or sde-dpmsolver++"),
     };
-    check_timesteps(NAME, file)?;
+    check_unsupported(NAME, file)?;
     let train = TrainSchedule::from_file(NAME, file, &DDPM_BETAS, ZeroSnr::Ignored)?;
     let grid = SigmaGrid::from_file(NAME, file, overrides, train)?
         .with_final_sigma(file)?

@@ -3,10 +3,10 @@
 
 use std::{f64::consts::SQRT_2, num::NonZeroUsize};
 
-use sd_config::SchedulerFile;
+use sd_config::{PredictionType, SchedulerFile};
 
 use crate::{
-    Churn, Error, NoiseLevel, Overrides, Result, Scheduler, SchedulerConfig, Step,
+    Churn, Error, NoiseLevel, Overrides, Result, Scheduler, SchedulerConfig, Step, Trajectory,
     prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
@@ -32,31 +32,48 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
-    let unsupported = |key, value: &Option<String>, expected| match value.as_deref() {
-        Some(value) if value != expected => Err(Error::Config {
-            scheduler: NAME,
-            key,
-            value: value.to_string(),
-            expected,
-        }),
-        _ => Ok(()),
+    let invalid = |key, value: &str, expected| Err(Error::config(NAME, key, value, expected));
+    let log_linear = match file.interpolation_type.as_deref() {
+        None | Some("linear") => false,
+        Some("log_linear") => true,
+        Some(other) => return invalid("interpolation_type", other, "linear or log_linear"),
     };
-    unsupported("interpolation_type", &file.interpolation_type, "linear")?;
-    unsupported("timestep_type", &file.timestep_type, "discrete")?;
+    let continuous = match file.timestep_type.as_deref() {
+        None | Some("discrete") => false,
+        // The reference has it for this prediction type only, and ignores it elsewhere.
+        Some("continuous") => file.prediction_type == Some(PredictionType::VPrediction),
+        Some(other) => return invalid("timestep_type", other, "discrete or continuous"),
+    };
     let train = TrainSchedule::from_file(NAME, file, &DDPM_BETAS, ZeroSnr::Nearly)?;
-    let grid = SigmaGrid::from_file(NAME, file, overrides, train)?
+    let mut grid = SigmaGrid::from_file(NAME, file, overrides, train)?
         .with_bounds(file)?
         .with_final_sigma(file)?;
+    if log_linear {
+        grid = grid.with_log_linear();
+    }
+    if continuous {
+        if matches!(overrides.trajectory, Some(Trajectory::Timesteps(_))) {
+            return invalid(
+                "trajectory",
+                "timesteps",
+                "sigmas: timesteps are continuous",
+            );
+        }
+        if log_linear && grid.is_plain() {
+            // The reference then makes one step more than it was asked for.
+            return invalid(
+                "interpolation_type",
+                "log_linear",
+                "linear, or a sigma schedule",
+            );
+        }
+        grid = grid.with_continuous_timesteps();
+    }
     let churn = overrides.churn.unwrap_or_default();
     let valid = churn.amount >= 0.0 && churn.amount.is_finite() && churn.noise.is_finite();
     if !valid || churn.min.is_nan() || churn.max.is_nan() {
         let value = format!("{churn:?}");
-        return Err(Error::Config {
-            scheduler: NAME,
-            key: "churn",
-            value,
-            expected: "numbers, none below 0",
-        });
+        return Err(Error::config(NAME, "churn", value, "numbers, none below 0"));
     }
     Ok(Box::new(Euler {
         grid,

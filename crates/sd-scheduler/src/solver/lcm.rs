@@ -19,6 +19,9 @@ const NAME: &str = "lcm";
 /// Deviation of the training data that the boundary conditions assume.
 const SIGMA_DATA: f64 = 0.5;
 
+/// A limit on what files may ask for: scaled timesteps must stay finite.
+const MAX_SCALING: f64 = 1e6;
+
 pub(super) const ENTRY: Entry = Entry {
     name: NAME,
     label: "LCM",
@@ -28,25 +31,25 @@ pub(super) const ENTRY: Entry = Entry {
     order: 1,
     calls_per_step: 1,
     stochastic: true,
-    sigmas: SigmaSupport::Fixed,
+    sigmas: SigmaSupport::Timesteps,
     good_steps: (2, 8),
     configure,
 };
 
-fn configure(file: &SchedulerFile, _overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
+fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
     let train = TrainSchedule::from_file(NAME, file, &LATENT_BETAS, ZeroSnr::Exact)?;
     let scaling = file.timestep_scaling.unwrap_or(10.0);
-    if !scaling.is_finite() {
-        let (key, value) = ("timestep_scaling", scaling.to_string());
-        return Err(Error::Config {
-            scheduler: NAME,
-            key,
-            value,
-            expected: "a finite number",
-        });
+    if !(0.0..=MAX_SCALING).contains(&scaling) {
+        return Err(Error::config(
+            NAME,
+            "timestep_scaling",
+            scaling,
+            "0 to 1000000",
+        ));
     }
     Ok(Box::new(Lcm {
         original_steps: table::original_steps(NAME, file, &train)?,
+        own: table::own_timesteps(NAME, overrides, &train)?,
         predictor: Predictor::limited(NAME, file, Some(false))?,
         train,
         scaling,
@@ -58,6 +61,8 @@ struct Lcm {
     train: TrainSchedule,
     predictor: Predictor,
     original_steps: usize,
+    /// The caller's timesteps.
+    own: Option<Vec<usize>>,
     scaling: f64,
 }
 
@@ -67,8 +72,10 @@ impl SchedulerConfig for Lcm {
     }
 
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
-        let timesteps =
-            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps.get())?;
+        let steps = steps.get();
+        let timesteps = table::own_or(NAME, self.own.as_deref(), steps, || {
+            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps)
+        })?;
         let levels = timesteps
             .iter()
             .map(|t| self.train.level(*t))

@@ -3,7 +3,7 @@
 use sd_config::{SchedulerFile, TimestepSpacing};
 
 use crate::{
-    Error, NoiseLevel, Result,
+    Error, NoiseLevel, Overrides, Result, Trajectory,
     spacing::{self, Grid},
     train::TrainSchedule,
 };
@@ -44,6 +44,46 @@ pub(super) fn timesteps(
     Ok(timesteps)
 }
 
+/// The timesteps that the caller chose, if any: whole and falling, as the reference wants them.
+pub(super) fn own_timesteps(
+    scheduler: &'static str,
+    overrides: &Overrides,
+    train: &TrainSchedule,
+) -> Result<Option<Vec<usize>>> {
+    let Some(Trajectory::Timesteps(own)) = &overrides.trajectory else {
+        return Ok(None);
+    };
+    let own: Vec<_> = own.iter().map(|timestep| *timestep as usize).collect();
+    let falls = own.windows(2).all(|pair| pair[1] < pair[0]);
+    match own.first() {
+        Some(first) if falls && *first < train.len() => Ok(Some(own)),
+        _ => Err(Error::config(
+            scheduler,
+            "trajectory",
+            format!("{own:?}"),
+            "falling timesteps below num_train_timesteps",
+        )),
+    }
+}
+
+/// The caller's `own` timesteps for a run of as many steps; without them, those of `spaced`.
+pub(super) fn own_or(
+    scheduler: &'static str,
+    own: Option<&[usize]>,
+    steps: usize,
+    spaced: impl FnOnce() -> Result<Vec<usize>>,
+) -> Result<Vec<usize>> {
+    match own {
+        None => spaced(),
+        Some(own) if own.len() == steps => Ok(own.to_vec()),
+        Some(own) => Err(Error::Steps {
+            scheduler,
+            steps,
+            expected: format!("{}, as many as the trajectory has", own.len()),
+        }),
+    }
+}
+
 /// The level `stride` timesteps below `timestep`; below timestep 0, a clean sample or the level of
 /// timestep 0.
 pub(super) fn level_before(
@@ -59,6 +99,20 @@ pub(super) fn level_before(
     }
 }
 
+/// The share of fresh noise in each step: the caller's, the file's, or the class's.
+pub(super) fn eta(
+    scheduler: &'static str,
+    file: &SchedulerFile,
+    overrides: &Overrides,
+    default: f64,
+) -> Result<f64> {
+    let eta = overrides.eta.or(file.eta).unwrap_or(default);
+    match (0.0..=1.0).contains(&eta) {
+        true => Ok(eta),
+        false => Err(Error::config(scheduler, "eta", eta, "0 to 1")),
+    }
+}
+
 /// How many steps the solver took that an LCM or TCD model was distilled from.
 pub(super) fn original_steps(
     scheduler: &'static str,
@@ -67,13 +121,12 @@ pub(super) fn original_steps(
 ) -> Result<usize> {
     let steps = file.original_inference_steps.unwrap_or(50);
     if !(1..=train.len()).contains(&steps) {
-        let (key, value) = ("original_inference_steps", steps.to_string());
-        return Err(Error::Config {
+        return Err(Error::config(
             scheduler,
-            key,
-            value,
-            expected: "1 to num_train_timesteps",
-        });
+            "original_inference_steps",
+            steps,
+            "1 to num_train_timesteps",
+        ));
     }
     Ok(steps)
 }

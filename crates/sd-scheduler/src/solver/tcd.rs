@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use sd_config::SchedulerFile;
 
 use crate::{
-    Error, NoiseLevel, Overrides, Plan, Result, Scheduler, SchedulerConfig, Step,
+    NoiseLevel, Overrides, Plan, Result, Scheduler, SchedulerConfig, Step,
     prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
@@ -24,28 +24,20 @@ pub(super) const ENTRY: Entry = Entry {
     order: 1,
     calls_per_step: 1,
     stochastic: true,
-    sigmas: SigmaSupport::Fixed,
+    sigmas: SigmaSupport::Timesteps,
     good_steps: (2, 8),
     configure,
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
     let train = TrainSchedule::from_file(NAME, file, &LATENT_BETAS, ZeroSnr::Exact)?;
-    let eta = overrides.eta.or(file.eta).unwrap_or(0.3);
-    if !(0.0..=1.0).contains(&eta) {
-        return Err(Error::Config {
-            scheduler: NAME,
-            key: "eta",
-            value: eta.to_string(),
-            expected: "0 to 1",
-        });
-    }
     Ok(Box::new(Tcd {
         original_steps: table::original_steps(NAME, file, &train)?,
+        own: table::own_timesteps(NAME, overrides, &train)?,
         // The reference has the keys of clipping and thresholding, and does not use them.
         predictor: Predictor::unlimited(file),
         train,
-        eta,
+        eta: table::eta(NAME, file, overrides, 0.3)?,
     }))
 }
 
@@ -54,6 +46,8 @@ struct Tcd {
     train: TrainSchedule,
     predictor: Predictor,
     original_steps: usize,
+    /// The caller's timesteps.
+    own: Option<Vec<usize>>,
     eta: f64,
 }
 
@@ -63,8 +57,10 @@ impl SchedulerConfig for Tcd {
     }
 
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
-        let timesteps =
-            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps.get())?;
+        let steps = steps.get();
+        let timesteps = table::own_or(NAME, self.own.as_deref(), steps, || {
+            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps)
+        })?;
         // The last step goes to timestep 0, which is not quite clean.
         let levels: Vec<_> = timesteps
             .iter()

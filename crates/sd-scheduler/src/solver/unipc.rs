@@ -35,14 +35,7 @@ pub(super) const ENTRY: Entry = Entry {
 };
 
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
-    let invalid = |key, value: &str, expected| {
-        Err(Error::Config {
-            scheduler: NAME,
-            key,
-            value: value.to_string(),
-            expected,
-        })
-    };
+    let invalid = |key, value: &str, expected| Err(Error::config(NAME, key, value, expected));
     let order = file.solver_order.unwrap_or(2);
     if !(1..=3).contains(&order) {
         return invalid("solver_order", &order.to_string(), "1, 2 or 3");
@@ -96,14 +89,12 @@ impl SchedulerConfig for UniPc {
         let sigmas = self.grid.integer(steps.get())?;
         let ends_at_zero = sigmas.ends_at_zero();
         if self.of_noise && ends_at_zero {
-            let (key, value) = ("predict_x0", "false".to_string());
-            let expected = "true, or final_sigmas_type sigma_min";
-            return Err(Error::Config {
-                scheduler: NAME,
-                key,
-                value,
-                expected,
-            });
+            return Err(Error::config(
+                NAME,
+                "predict_x0",
+                "false",
+                "true, or final_sigmas_type sigma_min",
+            ));
         }
         let solver = UniPcSteps {
             config: self.clone(),
@@ -135,7 +126,11 @@ impl Solver for UniPcSteps {
             }
             _ => call.sample.clone(),
         };
-        memory.push(combine(model)?, self.config.order);
+        let newest = match self.config.of_noise {
+            true => combine(model)?,
+            false => denoised.clone(),
+        };
+        memory.push(newest, self.config.order);
         let predicted = self.predict(call, memory, &sample, model)?;
         memory.sample = Some(sample);
         Ok(Step {
