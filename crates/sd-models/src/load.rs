@@ -20,7 +20,8 @@ use crate::{Component, Error, Model, Result, Weights};
 pub struct LoadOptions {
     /// Where it will run; by default the CPU.
     pub device: Device,
-    /// What the weights are kept as, F32, F16 or BF16; by default F32.
+    /// What the weights are kept as, F32, F16 or BF16; by default F32. An autoencoder whose
+    /// configuration has `force_upcast` is kept as F32 in place of F16, except on the CPU.
     pub dtype: DType,
     /// Files to prefer if the model has them, such as `fp16`; by default none.
     pub variant: Option<String>,
@@ -67,7 +68,8 @@ pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
     let new_unet = |vb| Unet::new(vb, &config.unet);
     let unet = || build(Component::Unet, &files.unet, options, new_unet);
     let new_vae = |vb| AutoencoderKl::new(vb, &config.vae);
-    let vae = || build(Component::Vae, &files.vae, options, new_vae);
+    let vae_options = vae_options(&config, options);
+    let vae = || build(Component::Vae, &files.vae, &vae_options, new_vae);
     let (text, unet, vae) = if options.device.is_cpu() {
         let span = tracing::Span::current();
         let (text, vae) = (|| span.in_scope(text), || span.in_scope(vae));
@@ -97,6 +99,15 @@ pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
         unet_sha256: OnceLock::new(),
         config,
     })
+}
+
+/// The options for the autoencoder: XL's overflows in f16 activations, which the CPU does not use.
+fn vae_options(config: &ModelConfig, options: &LoadOptions) -> LoadOptions {
+    let mut options = options.clone();
+    if config.vae.force_upcast && options.dtype == DType::F16 && !options.device.is_cpu() {
+        options.dtype = DType::F32;
+    }
+    options
 }
 
 /// A network, and a warning about tensors it has no place for.

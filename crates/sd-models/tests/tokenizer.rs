@@ -211,6 +211,10 @@ fn bad_files_are_errors() {
         "tokenizer.json",
         r#"{"model": {"type": "WordPiece", "vocab": {}}}"#,
     );
+    with(
+        "tokenizer.json",
+        r#"{"model": {"vocab": {"a": 0, "b": 1}, "merges": ["a b"]}}"#,
+    );
     std::fs::remove_file(dir.path().join("merges.txt")).unwrap();
     let error = of_folder(dir.path()).unwrap_err();
     assert_eq!(

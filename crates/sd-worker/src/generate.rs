@@ -1,7 +1,7 @@
 //! `sd-worker generate`: from the command line to files.
 
 use candle_core::Tensor;
-use sd_config::Version;
+use sd_config::{ModelConfig, Version};
 #[cfg(feature = "hub")]
 use sd_models::HubOptions;
 use sd_pipeline::{Job, LoadOptions, ModelSource, Pipeline, Request, Run};
@@ -28,6 +28,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     args.output.check(args.num_images.unwrap_or(1))?;
     args.dump_tensors.as_ref().map_or(Ok(()), DumpPath::check)?;
 
+    if let (None, Some(version)) = (&args.model, args.version) {
+        // What its files will refuse is better said before gigabytes of them are fetched.
+        request(args).resolve(&ModelConfig::preset(version))?;
+    }
     let pipeline = load(args)?;
     for warning in pipeline.warnings() {
         eprintln!("warning: {warning}");

@@ -111,6 +111,10 @@ impl ModelSource {
                     reason: "the load options have no hub (HubOptions::from_env)",
                 })?;
                 let revision = revision.as_deref().unwrap_or("main");
+                // The fields are public: not every value has gone through `from_str`.
+                if !is_repo_id(repo) || !is_revision(revision) {
+                    return Err(Error::Source(self.to_string()));
+                }
                 Ok(Box::new(hub::HubStore::open(
                     hub,
                     repo,
@@ -211,14 +215,15 @@ impl StoredFile {
 
     /// Feeds the bytes to `sink`.
     pub(crate) fn copy_to(&self, sink: &mut impl std::io::Write) -> Result<()> {
-        let copied = match &self.data {
-            FileData::Path(path) => File::open(path)
-                .and_then(|mut file| std::io::copy(&mut file, sink))
-                .map(|_| ()),
-            FileData::Static(bytes) => sink.write_all(bytes),
+        let (path, copied) = match &self.data {
+            FileData::Path(path) => {
+                let copied = File::open(path).and_then(|mut file| std::io::copy(&mut file, sink));
+                (path.as_path(), copied.map(|_| ()))
+            }
+            FileData::Static(bytes) => (Path::new(&self.name), sink.write_all(bytes)),
         };
         copied.map_err(|source| Error::Read {
-            path: PathBuf::from(&self.name),
+            path: path.to_owned(),
             source,
         })
     }

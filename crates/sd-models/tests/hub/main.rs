@@ -490,6 +490,39 @@ fn a_hub_that_cannot_be_reached_is_replaced_by_the_cache() {
     ));
     hub.load().unwrap();
     hub.load_with(nowhere).unwrap();
+    hub.server.fail("HEAD", INDEX, &[Fault::Status(503, "")]);
+    hub.load().unwrap();
+}
+
+#[test]
+fn a_revision_may_have_slashes() {
+    let hub = Hub::new();
+    let source: ModelSource = format!("{REPO}@refs/pr/1").parse().unwrap();
+    load(&source, &hub.options()).unwrap();
+    assert_eq!(
+        std::fs::read_to_string(hub.repo().join("refs/refs/pr/1")).unwrap(),
+        COMMIT
+    );
+}
+
+#[test]
+fn a_source_that_leaves_the_cache_is_refused() {
+    let hub = Hub::new();
+    for (repo, revision) in [
+        ("../..", "main"),
+        ("org/..", "main"),
+        ("model", "main"),
+        (REPO, "../../main"),
+        (REPO, ""),
+    ] {
+        let source = ModelSource::Hub {
+            repo: repo.into(),
+            revision: Some(revision.into()),
+        };
+        let result = load(&source, &hub.options());
+        assert!(matches!(result, Err(Error::Source(_))), "{source}");
+    }
+    assert_eq!(hub.server.requests(), []);
 }
 
 #[test]

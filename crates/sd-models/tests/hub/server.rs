@@ -145,7 +145,7 @@ impl Server {
             .strip_prefix(&prefix)
             .and_then(|rest| {
                 let (revision, path) = rest.split_once('/')?;
-                ["main", COMMIT]
+                ["main", "refs%2Fpr%2F1", COMMIT]
                     .contains(&revision)
                     .then(|| (revision.to_owned(), path.to_owned()))
             })

@@ -186,6 +186,15 @@ fn a_model_of_another_version_than_asked_for_is_refused() {
 }
 
 #[test]
+fn what_a_version_cannot_do_is_said_before_its_download() {
+    let folder = folder();
+    let output = generate(folder.path(), &["--version", "xl-refiner"]);
+    assert_fails(&output, 1, &["refiner"]);
+    let output = generate(folder.path(), &["--version", "xl", "--width", "100"]);
+    assert_fails(&output, 2, &["--width", "multiple of 8"]);
+}
+
+#[test]
 fn models_lists_every_version_and_the_cache() {
     let folder = folder();
     let output = worker(folder.path(), ["models"]);

@@ -33,8 +33,10 @@ impl Download<'_> {
         loop {
             let mut reached = length();
             let progressed = || {
-                let now = length();
-                std::mem::replace(&mut reached, now) < now
+                let (before, now) = (reached, length());
+                // Not less: a hub that starts anew each time makes no progress.
+                reached = before.max(now);
+                before < now
             };
             let client = self.client;
             let fetched = client.retry(client.retries, progressed, || self.attempt());

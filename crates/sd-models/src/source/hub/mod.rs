@@ -33,8 +33,8 @@ pub(super) struct HubStore {
 
 impl HubStore {
     /// Looks the revision up: one request, none if it is a commit that the cache knows or if
-    /// `options.offline`. When the hub cannot be reached, the commit that the revision last was
-    /// does as well.
+    /// `options.offline`. When the hub cannot be reached or is out of order, the commit that the
+    /// revision last was does as well.
     pub(super) fn open(
         options: &HubOptions,
         repo: &str,
@@ -73,7 +73,7 @@ impl HubStore {
                 repo: repo.to_owned(),
                 file: index.to_owned(),
             }),
-            Err(error @ HubError::Connection { .. }) => match cached {
+            Err(error @ (HubError::Connection { .. } | HubError::Status { .. })) => match cached {
                 Some(commit) => {
                     tracing::warn!("{error}; the cached files are used");
                     Ok(store(commit, None))

@@ -56,15 +56,24 @@ impl Files {
         let new = special.filter(|token| added.iter().all(|other| other.content != token.content));
         added.extend(new.collect::<Vec<_>>());
 
-        let (vocab, merges) = match tokenizer_json {
+        let (vocab, merges): (BTreeMap<String, u32>, _) = match tokenizer_json {
             Some(json) => (json.model.vocab, json.model.merges),
             None => {
                 let vocab = folder.parse("vocab.json", &folder.required("vocab.json")?)?;
                 (vocab, merge_lines(&folder.required("merges.txt")?))
             }
         };
-        let merges = merges.into_iter().map(Merge::pair).collect::<Option<_>>();
+        let merges = merges.into_iter().map(Merge::pair);
+        let merges = merges.collect::<Option<Vec<(String, String)>>>();
         let merges = merges.ok_or_else(|| folder.error("a merge rule is not two symbols"))?;
+        // `tokenizers` panics where the result is longer than every token.
+        for (left, right) in &merges {
+            let merged = format!("{left}{right}");
+            if !vocab.contains_key(&merged) {
+                let reason = "is the result of a merge rule and not in the vocabulary";
+                return Err(folder.error(format!("`{merged}` {reason}")));
+            }
+        }
         let [start, end, unknown, pad] = names;
         let max_length = config.model_max_length;
         Ok(Self {
