@@ -1,4 +1,4 @@
-//! The solver's own arithmetic, on the latents of a 512-pixel picture: the 20 steps of a run, without its network.
+//! The solvers' own arithmetic: the 20 steps of a run, without its network.
 
 use std::num::NonZeroUsize;
 
@@ -13,13 +13,23 @@ use sd_scheduler::{Overrides, SeededNoise};
 
 const STEPS: NonZeroUsize = NonZeroUsize::new(20).unwrap();
 
+/// The latents of one picture of 512 pixels, of one of 1024, and of eight of 512.
+const SHAPES: [[usize; 4]; 3] = [[1, 4, 64, 64], [1, 4, 128, 128], [8, 4, 64, 64]];
+
 pub(crate) fn bench(criterion: &mut Criterion) {
+    for shape in SHAPES {
+        bench_shape(criterion, shape);
+    }
+}
+
+fn bench_shape(criterion: &mut Criterion, shape: [usize; 4]) {
     let mut group = criterion.benchmark_group("scheduler_20_steps");
-    let latents = input((1, 4, 64, 64)).unwrap();
+    let latents = input(shape.to_vec()).unwrap();
+    let shape = shape.map(|side| side.to_string()).join("x");
     let file = ModelConfig::preset(Version::V1_5).scheduler;
     for entry in sd_scheduler::ALL {
         let config = sd_scheduler::from_file_as(entry.name, &file, &Overrides::default()).unwrap();
-        group.bench_function(format!("{}-ours/1x4x64x64/f32", entry.name), |bencher| {
+        group.bench_function(format!("{}-ours/{shape}/f32", entry.name), |bencher| {
             let prepare = || (config.build(STEPS).unwrap(), SeededNoise::new(1));
             let run =
                 |(mut scheduler, mut noise): (Box<dyn sd_scheduler::Scheduler>, SeededNoise)| {
@@ -41,7 +51,7 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         ("euler_a", &EulerAncestralDiscreteSchedulerConfig::default()),
     ];
     for (name, config) in baselines {
-        group.bench_function(format!("{name}-candle/1x4x64x64/f32"), |bencher| {
+        group.bench_function(format!("{name}-candle/{shape}/f32"), |bencher| {
             bencher.iter_batched_ref(
                 || config.build(STEPS.get()).unwrap(),
                 |scheduler| {

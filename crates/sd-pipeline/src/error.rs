@@ -79,6 +79,11 @@ pub enum Error {
         /// Calls needed.
         num_calls: usize,
     },
+    /// The pictures have values that are infinite or not numbers.
+    #[error(
+        "the model computed values that are not finite: its weights are damaged, or too large for their dtype"
+    )]
+    NotFinite,
     /// A tensor is no batch of pictures.
     #[error("pictures are [batch, 3, height, width], got {found:?}")]
     NotImages {

@@ -10,6 +10,12 @@ pub(crate) fn unit_range(decoded: &Tensor) -> candle_core::Result<Tensor> {
     decoded.affine(0.5, 0.5)?.clamp(0_f32, 1_f32)
 }
 
+/// Whether no value is infinite or not a number.
+pub(crate) fn finite(images: &Tensor) -> candle_core::Result<bool> {
+    let sum = images.to_dtype(DType::F32)?.sum_all()?;
+    Ok(sum.to_scalar::<f32>()?.is_finite())
+}
+
 /// The pictures of a tensor `[b, 3, h, w]` of values in 0..1, as [`Run::decode`](crate::Run::decode) returns it, rounded
 /// to 8 bits, half to even.
 ///

@@ -112,7 +112,8 @@ impl Pipeline {
     /// ```
     ///
     /// # Errors
-    /// [`Error::Batch`] if shapes differ; otherwise as [`Run::advance`].
+    /// [`Error::Batch`] if shapes differ; otherwise as [`Run::advance`]. When a scheduler fails, the runs before its own
+    /// have advanced.
     pub fn advance_many(&self, runs: &mut [&mut Run]) -> Result<Vec<Option<Progress>>> {
         batch::advance(self, runs)
     }

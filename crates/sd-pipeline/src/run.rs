@@ -10,7 +10,7 @@ use sd_scheduler::{Scheduler, SeededNoise};
 use crate::{
     Conditions, Error, Job, Pipeline, Result,
     error::Doing,
-    image::{to_rgb, unit_range},
+    image::{finite, to_rgb, unit_range},
     init, scheduler, snapshot,
 };
 
@@ -134,7 +134,7 @@ impl Run {
     /// Everything the run needs to go on elsewhere, as a safetensors file: latents, the scheduler's memory, the
     /// generators and the job. [`Pipeline::resume`] goes on to the same bytes, given the same weights, device and dtype.
     ///
-    /// The first snapshot of a pipeline's runs reads all its weights, to hash them.
+    /// The first snapshot of a pipeline's runs reads the UNet's weights, to hash them.
     ///
     /// # Errors
     /// The pipeline or its files are gone, or the tensors cannot be read back from their device.
@@ -145,11 +145,15 @@ impl Run {
     /// Decodes the latents as they are now: pictures `[num_images, 3, height, width]` f32, red, green, blue in 0..1.
     ///
     /// # Errors
-    /// [`Error::OtherPipeline`], or the autoencoder failed.
+    /// [`Error::OtherPipeline`], [`Error::NotFinite`], or the autoencoder failed.
     pub fn decode(&self, pipeline: &Pipeline) -> Result<Tensor> {
         pipeline.check_owns(self)?;
         let _span = tracing::info_span!("vae_decode", images = self.job.num_images).entered();
         let decoded = pipeline.model.vae.decode(&self.latents()?)?;
+        // Clamped and rounded, they would look like a picture.
+        if !finite(&decoded).doing("checking the pictures")? {
+            return Err(Error::NotFinite);
+        }
         unit_range(&decoded).doing("clamping the pictures")
     }
 

@@ -13,7 +13,11 @@ pub(crate) fn name(model: &ModelConfig, asked: Option<&str>) -> Result<String> {
         Some(asked) => {
             sd_scheduler::canonical_name(asked).map_err(|_| wrong("scheduler", asked, known()))
         }
-        None => Ok(sd_scheduler::canonical_name(&model.scheduler.class_name)?),
+        None => {
+            let own = &model.scheduler.class_name;
+            sd_scheduler::canonical_name(own)
+                .map_err(|_| wrong("scheduler", format!("{own} of the model's file"), known()))
+        }
     }
 }
 

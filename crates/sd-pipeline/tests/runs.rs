@@ -2,10 +2,10 @@
 
 mod common;
 
-use std::ops::ControlFlow;
+use std::{fs, ops::ControlFlow};
 
-use common::{pictures, pipeline, relative_error, request};
-use sd_pipeline::{Error, Request};
+use common::{golden, pictures, pipeline, relative_error, request};
+use sd_pipeline::{Device, Error, ModelSource, Pipeline, Request};
 
 #[test]
 fn generate_is_the_loop_over_a_run() {
@@ -86,4 +86,30 @@ fn a_run_does_not_keep_the_weights() {
     assert!(run.snapshot().is_ok());
     drop(pipeline);
     assert!(matches!(run.snapshot(), Err(Error::OtherPipeline)));
+}
+
+#[test]
+fn damaged_weights_make_an_error_and_no_picture() {
+    let folder = tempfile::tempdir().unwrap();
+    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+        fs::create_dir_all(folder.path().join(part)).unwrap();
+        for file in fs::read_dir(golden("models/sd15").join(part)).unwrap() {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_file() {
+                fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
+            }
+        }
+    }
+    let weights = folder
+        .path()
+        .join("vae/diffusion_pytorch_model.safetensors");
+    let mut tensors = candle_core::safetensors::load(&weights, &Device::Cpu).unwrap();
+    let damaged = (&tensors["decoder.conv_out.bias"] * f64::NAN).unwrap();
+    tensors.insert("decoder.conv_out.bias".into(), damaged);
+    candle_core::safetensors::save(&tensors, &weights).unwrap();
+
+    let source = ModelSource::Dir(folder.path().into());
+    let pipeline = Pipeline::builder(source).build().unwrap();
+    let made = pipeline.generate(&request("a cat"), |_| ControlFlow::Continue(()));
+    assert!(matches!(made, Err(Error::NotFinite)));
 }

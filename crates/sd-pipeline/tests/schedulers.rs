@@ -59,6 +59,17 @@ fn another_scheduler_takes_the_file_and_the_defaults_of_its_class() {
 }
 
 #[test]
+fn a_model_of_an_unknown_scheduler_is_refused_with_those_to_ask_for() {
+    let source = ModelSource::Dir(golden("models").join("sd15"));
+    let mut model = sd_models::load(&source, &LoadOptions::default()).unwrap();
+    model.config.scheduler.class_name = "FooScheduler".into();
+    let pipeline = Pipeline::from_model("sd15", model);
+    let error = pipeline.start(&request("a cat")).unwrap_err().to_string();
+    let start = "scheduler: got FooScheduler of the model's file, expected ddim, ";
+    assert!(error.starts_with(start), "{error}");
+}
+
+#[test]
 fn a_name_keeps_its_sigma_schedule_and_a_class_its_settings() {
     let job = |family, change: &dyn Fn(&mut sd_config::SchedulerFile), asked: Option<&str>| {
         let source = ModelSource::Dir(golden("models").join(family));
