@@ -36,8 +36,8 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The bytes to allocate for a picture of this size.
-    fn check(&self, (width, height): (u32, u32), num_bytes: u64) -> Result<usize> {
+    /// The bytes to allocate for a picture of this width and height.
+    pub(crate) fn check(&self, (width, height): (u32, u32), num_bytes: u64) -> Result<usize> {
         let allowed = width.max(height) <= self.max_side
             && u64::from(width) * u64::from(height) <= self.max_pixels
             && num_bytes <= self.max_alloc;

@@ -39,4 +39,33 @@ pub enum Error {
         #[source]
         source: image::ImageError,
     },
+    /// A picture cannot be brought to a size, because it or the result would have no pixels or too many.
+    #[error("cannot resize {} x {} pixels to {} x {}: sides are 1 to 65535 pixels", from.0, from.1, to.0, to.1)]
+    Resize {
+        /// Width and height of the picture.
+        from: (u32, u32),
+        /// Width and height asked for.
+        to: (u32, u32),
+    },
+    /// A blur's radius is negative, too large or not a number.
+    #[error("blur radius: got {radius}, expected 0 to {max} pixels")]
+    Radius {
+        /// What was asked for.
+        radius: f64,
+        /// The largest radius.
+        max: f64,
+    },
+    /// A mask has no pixel that is repainted.
+    #[error("the mask marks no pixel")]
+    EmptyMask,
+    /// Pictures that belong together differ in size.
+    #[error("the {what} is {} x {} pixels, expected {} x {}", found.0, found.1, expected.0, expected.1)]
+    Size {
+        /// Which picture.
+        what: &'static str,
+        /// Its width and height.
+        found: (u32, u32),
+        /// Width and height of the original picture.
+        expected: (u32, u32),
+    },
 }

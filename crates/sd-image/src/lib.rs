@@ -8,11 +8,23 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod blur;
 mod decode;
 mod error;
+mod fit;
+mod mask;
+mod outpaint;
+mod overlay;
 mod picture;
+mod resize;
 
+pub use blur::gaussian_blur;
 pub use decode::{Decoded, Limits};
 pub use error::{Error, Result};
+pub use fit::{ResizeMode, fit};
 pub use image::{GrayImage, RgbImage};
+pub use mask::{Region, binarize, crop_region, invert, luma};
+pub use outpaint::{Margins, outpaint};
+pub use overlay::overlay;
 pub use picture::Picture;
+pub use resize::{Filter, resize};
