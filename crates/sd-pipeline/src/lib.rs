@@ -46,9 +46,10 @@ pub use conditioning::{Branch, Conditions};
 pub use error::{Error, Result};
 pub use job::Job;
 pub use pipeline::{Images, Pipeline, PipelineBuilder};
-pub use request::{Request, SeedMode};
+pub use request::{Hires, MaskPolarity, Request, ResizeMode, SeedMode, Upscaler};
 pub use run::{Progress, Run};
 pub use sd_config::{ModelConfig, Version};
+pub use sd_image::Picture;
 pub use sd_models::{LoadOptions, ModelSource};
 
 /// The small model inside this crate, which draws shapes at 128x128 pixels and needs no download.

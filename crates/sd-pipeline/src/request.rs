@@ -1,12 +1,14 @@
 //! What a caller asks for: a prompt, and whatever should differ from the model's defaults.
 
+use sd_image::Picture;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{Error, Result};
 
-/// A text-to-image request. `None` is the model's default; field names, meanings and sizes (height first) are those of
-/// diffusers' `StableDiffusionPipeline` and `StableDiffusionXLPipeline`, and JSON keys are field names.
+/// A request for pictures: of text alone, of a picture to change (`init_image`), or of a part of one to paint anew
+/// (`mask_image` too). `None` is the model's default for that task; field names, meanings and sizes (height first) are
+/// those of diffusers' pipelines, and JSON keys are field names.
 ///
 /// ```
 /// use sd_pipeline::Request;
@@ -32,11 +34,13 @@ pub struct Request {
     pub num_inference_steps: Option<usize>,
     /// Classifier-free guidance, 0 to 100. 1 and less turn it off, and with it the negative prompt.
     pub guidance_scale: Option<f64>,
-    /// Share of the guided prediction that is rescaled to the spread of the unguided one, 0 to 1.
+    /// Share of the guided prediction that is rescaled to the spread of the unguided one, 0 to 1. As in diffusers, only XL
+    /// has it when there is an `init_image`.
     pub guidance_rescale: Option<f64>,
-    /// Width in pixels, a multiple of 8.
+    /// Width in pixels, a multiple of 8. `None`: that of `init_image`, brought down to a multiple of 8, or the model's;
+    /// with `padding_mask_crop` always the model's.
     pub width: Option<usize>,
-    /// Height in pixels, a multiple of 8.
+    /// Height in pixels, a multiple of 8. `None`: as for `width`.
     pub height: Option<usize>,
     /// Seed of torch's CPU generator, which uses its low 32 bits. `None` draws one.
     pub seed: Option<u64>,
@@ -62,6 +66,104 @@ pub struct Request {
     pub negative_crops_coords_top_left: Option<(usize, usize)>,
     /// XL: `target_size` for the negative prompt; used when `negative_original_size` is given too.
     pub negative_target_size: Option<(usize, usize)>,
+    /// The picture to change. Base64 or a `data:` URI in JSON.
+    pub init_image: Option<Picture>,
+    /// How much of `init_image` to change, 0 to 1: the share of `num_inference_steps` that is made. `None`: 0.8, with a mask
+    /// 1; XL: 0.3, with a mask 0.9999.
+    pub strength: Option<f64>,
+    /// How `init_image` and `mask_image` are brought to `width` and `height`. `None`: stretched, with `padding_mask_crop`
+    /// filled.
+    pub resize_mode: Option<ResizeMode>,
+    /// Which part of `init_image` to paint anew; the rest is kept.
+    pub mask_image: Option<Picture>,
+    /// What `mask_image` says. `None`: white is painted anew.
+    pub mask_polarity: Option<MaskPolarity>,
+    /// Radius in pixels of the Gaussian that softens the mask, 0 to 256. `None`: 0. The model sees the softened mask cut at
+    /// half; the `overlay` blends along it.
+    pub mask_blur: Option<f64>,
+    /// Works on the masked part alone, at full `width` and `height`: the smallest part of the picture that holds the mask and
+    /// this many pixels around it. `None`: on the whole picture.
+    pub padding_mask_crop: Option<usize>,
+    /// Puts the result back into `init_image`, at its size: pixels outside the mask stay as they are, bit for bit. `None`:
+    /// only with `padding_mask_crop`, where it cannot be turned off.
+    pub overlay: Option<bool>,
+    /// Seed of a second noise that the first is bent towards. `None` with a `variation_strength` draws one.
+    pub variation_seed: Option<u64>,
+    /// How far towards the second noise, 0 to 1: the web UI's variation strength. Where it is not 0, the pictures of a request
+    /// share the seed, and picture i varies by variation seed + i.
+    pub variation_strength: Option<f64>,
+    /// XL: the share of the way from noise at which the run stops, between 0 and 1, for another model to go on there.
+    pub denoising_end: Option<f64>,
+    /// XL: the share at which [`Pipeline::start_from`](crate::Pipeline::start_from) goes on with another run's latents.
+    pub denoising_start: Option<f64>,
+    /// XL refiner: how beautiful the picture is said to be, 0 to 10. `None`: 6.
+    pub aesthetic_score: Option<f64>,
+    /// XL refiner: `aesthetic_score` for the negative prompt. `None`: 2.5.
+    pub negative_aesthetic_score: Option<f64>,
+    /// Enlarges the finished picture, and refines it in a second pass.
+    pub hires: Option<Hires>,
+}
+
+/// How a picture is brought to another size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ResizeMode {
+    /// Each side for itself. In diffusers: `default`.
+    #[default]
+    #[serde(alias = "default")]
+    Stretch,
+    /// The whole picture, in proportion; what is left over repeats its edges.
+    Fill,
+    /// The middle of the picture, in proportion.
+    Crop,
+}
+
+/// What a mask says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MaskPolarity {
+    /// White is painted anew, as in diffusers and the web UI.
+    #[default]
+    WhiteRepaints,
+    /// Black is painted anew.
+    BlackRepaints,
+    /// What is transparent is painted anew, whatever its colour, as in OpenAI's interface.
+    TransparentRepaints,
+}
+
+/// A second pass at a larger size: the finished picture enlarged, then changed as an `init_image` would be, from the same
+/// seed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hires {
+    /// The second pass's size over the first's, 1 to 8, rounded down to a multiple of 8. `None`: 2, without `width` and
+    /// `height`.
+    pub scale: Option<f64>,
+    /// Width in pixels, a multiple of 8. `None`: by `scale`, or in proportion to `height`.
+    pub width: Option<usize>,
+    /// Height in pixels, a multiple of 8. `None`: by `scale`, or in proportion to `width`.
+    pub height: Option<usize>,
+    /// What enlarges. `None`: [`Upscaler::LatentBilinear`].
+    pub upscaler: Option<Upscaler>,
+    /// How much to change, 0 to 1. `None`: 0.7.
+    pub strength: Option<f64>,
+    /// Steps of the second pass, of which `strength` decides how many are made. `None`: those of the first.
+    pub num_inference_steps: Option<usize>,
+}
+
+/// What enlarges a picture for its second pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Upscaler {
+    /// The latents, each repeated.
+    LatentNearest,
+    /// The latents, interpolated linearly.
+    #[default]
+    LatentBilinear,
+    /// The latents, interpolated by cubics.
+    LatentBicubic,
+    /// The decoded picture, by Lanczos' filter.
+    Lanczos,
 }
 
 /// How the pictures of one request share its seed.
