@@ -1,13 +1,20 @@
 //! The worker's commands: [`args`] is the command line, [`generate`] and [`models`] carry it out.
+//!
+//! What `serve` is made of: [`jobs`] says what a job is, [`store`] keeps them, [`engine`] works on them, [`webhook`] tells
+//! when they are done.
 
 pub mod args;
 mod device;
 mod dump;
+pub mod engine;
 mod error;
 pub mod generate;
+pub mod jobs;
 pub mod models;
 mod output;
 mod png;
 mod progress;
+pub mod store;
+pub mod webhook;
 
 pub use error::{Error, Result};
