@@ -1,6 +1,12 @@
 //! The command line as data. Spelling is checked here; what a model allows is the library's to say.
 
-use std::{fmt::Write as _, str::FromStr};
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    num::{NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    str::FromStr,
+};
 
 use candle_core::DType;
 use clap::{
@@ -8,8 +14,12 @@ use clap::{
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use sd_config::Version;
+use serde::{Deserialize, Serialize};
 
-use crate::output::{DumpPath, Output};
+use crate::{
+    config::{ByteSize, LogFormat, ModelEntry},
+    output::{DumpPath, Output},
+};
 
 /// Stable Diffusion from the command line: pictures that match diffusers number for number.
 #[derive(Debug, Parser)]
@@ -27,6 +37,10 @@ pub enum Command {
     Generate(Box<GenerateArgs>),
     /// List the known models and those on this machine
     Models,
+    /// Serve pictures over HTTP
+    Serve(Box<ServeArgs>),
+    /// Print the configuration that `serve` would run with, as a file for --config
+    Config(Box<ServeArgs>),
 }
 
 /// `sd-worker generate`. A value that is not given is the model's own default.
@@ -134,6 +148,292 @@ pub struct GenerateArgs {
     pub dtype: DtypeArg,
 }
 
+/// `sd-worker serve`. Every flag is also a key of the TOML file and a variable of the environment.
+#[derive(Args, Clone, Debug, Serialize)]
+#[command(
+    disable_version_flag = true,
+    after_help = "A flag comes before its variable, SD_WORKER_*, and that before the file's key of the same name.\n\
+                  SIGTERM or SIGINT: running jobs are saved and go on at the next start; a second one ends at once."
+)]
+#[serde(rename_all = "kebab-case")]
+pub struct ServeArgs {
+    /// TOML file of these settings, by the flags' names
+    #[arg(long, value_name = "FILE", env = "SD_WORKER_CONFIG")]
+    #[serde(skip)]
+    pub config: Option<PathBuf>,
+
+    /// Address and port to listen on [default: 127.0.0.1:7860]
+    #[arg(long, value_name = "ADDRESS", env = "SD_WORKER_LISTEN")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub listen: Option<SocketAddr>,
+
+    /// Folder of the jobs and their pictures [default: the platform's data folder]
+    #[arg(long, value_name = "DIR", env = "SD_WORKER_DATA_DIR")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_dir: Option<PathBuf>,
+
+    /// How the service's log is written [default: human]
+    #[arg(long, value_name = "FORMAT", env = "SD_WORKER_LOG_FORMAT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_format: Option<LogFormat>,
+
+    /// What is logged, in the syntax of RUST_LOG [default: info]
+    #[arg(long, value_name = "FILTER", env = "SD_WORKER_LOG")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
+
+    /// A model that requests can name: SOURCE is `builtin`, a folder in diffusers layout, or ORG/NAME[@REVISION];
+    /// the first is the default one [default: builtin]
+    #[arg(
+        long = "model",
+        short,
+        value_name = "[NAME=]SOURCE",
+        env = "SD_WORKER_MODEL",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    #[serde(rename = "model", skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<ModelEntry>,
+
+    /// A folder whose sub-folders are models by name
+    #[arg(
+        long = "model-root",
+        value_name = "DIR",
+        env = "SD_WORKER_MODEL_ROOT",
+        value_delimiter = ',',
+        help_heading = "Models"
+    )]
+    #[serde(rename = "model-root", skip_serializing_if = "Vec::is_empty")]
+    pub model_roots: Vec<PathBuf>,
+
+    /// Models kept loaded [default: 2]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_LOADED_MODELS",
+        help_heading = "Models"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_loaded_models: Option<NonZeroUsize>,
+
+    /// File of API keys, NAME:KEY a line; without one everybody may ask
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SD_WORKER_API_KEY_FILE",
+        help_heading = "Access"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_key_file: Option<PathBuf>,
+
+    /// Listen beyond loopback without API keys
+    #[arg(long, env = "SD_WORKER_INSECURE_NO_AUTH", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Access")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub insecure_no_auth: Option<bool>,
+
+    /// A host name to answer under, beside the loopback ones [default: any, if not listening on loopback]
+    #[arg(
+        long = "allowed-host",
+        value_name = "HOST",
+        env = "SD_WORKER_ALLOWED_HOST",
+        value_delimiter = ',',
+        help_heading = "Access"
+    )]
+    #[serde(rename = "allowed-host", skip_serializing_if = "Vec::is_empty")]
+    pub allowed_hosts: Vec<String>,
+
+    /// An origin whose pages may use the worker, or *
+    #[arg(
+        long = "cors-origin",
+        value_name = "ORIGIN",
+        env = "SD_WORKER_CORS_ORIGIN",
+        value_delimiter = ',',
+        help_heading = "Access"
+    )]
+    #[serde(rename = "cors-origin", skip_serializing_if = "Vec::is_empty")]
+    pub cors_origins: Vec<String>,
+
+    /// Call the URLs that jobs name when they end
+    #[arg(long, env = "SD_WORKER_CALLBACKS", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Access")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callbacks: Option<bool>,
+
+    /// Let callbacks reach private and loopback addresses
+    #[arg(long, env = "SD_WORKER_CALLBACK_PRIVATE_ADDRESSES", num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", help_heading = "Access")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_private_addresses: Option<bool>,
+
+    /// File of the secret that signs callbacks
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SD_WORKER_CALLBACK_SECRET_FILE",
+        help_heading = "Access"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback_secret_file: Option<PathBuf>,
+
+    /// Jobs that may wait; a further one is refused [default: 256]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_QUEUE",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_queue: Option<NonZeroUsize>,
+
+    /// Longest request body, such as 64MiB [default: 64MiB]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "SD_WORKER_MAX_BODY",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_body: Option<ByteSize>,
+
+    /// Most denoising steps of a job [default: 1000]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_STEPS",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_steps: Option<NonZeroUsize>,
+
+    /// Most pixels of one picture, given or made [default: 4194304]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_PIXELS",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_pixels: Option<NonZeroU64>,
+
+    /// Most pictures of a job [default: 16]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_IMAGES",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_images: Option<NonZeroUsize>,
+
+    /// Open connections; further ones wait [default: 1024]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_CONNECTIONS",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroUsize>,
+
+    /// Time for a request's headers to arrive [default: 10]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SD_WORKER_HEADER_TIMEOUT_SECONDS",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub header_timeout_seconds: Option<u64>,
+
+    /// Time for a request's body to arrive [default: 60]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SD_WORKER_BODY_TIMEOUT_SECONDS",
+        help_heading = "Limits"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub body_timeout_seconds: Option<u64>,
+
+    /// Steps between two checkpoints of a running job [default: 5]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_CHECKPOINT_STEPS",
+        help_heading = "Store"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_steps: Option<NonZeroUsize>,
+
+    /// Seconds after which a running job is checkpointed in any case [default: 5]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "SD_WORKER_CHECKPOINT_SECONDS",
+        help_heading = "Store"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_seconds: Option<u64>,
+
+    /// Hours that finished jobs and their pictures are kept [default: 24]
+    #[arg(
+        long,
+        value_name = "HOURS",
+        env = "SD_WORKER_KEEP_HOURS",
+        help_heading = "Store"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_hours: Option<u64>,
+
+    /// Bytes of finished jobs' pictures that are kept, such as 10GiB; the oldest go first [default: 10GiB]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "SD_WORKER_MAX_STORE",
+        help_heading = "Store"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_store: Option<ByteSize>,
+
+    /// Where to compute: auto, cpu, cuda, cuda:N or metal [default: auto]
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        env = "SD_WORKER_DEVICE",
+        help_heading = "Machine"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device: Option<DeviceArg>,
+
+    /// How weights are kept; f16 also prefers a repository's fp16 files [default: f32]
+    #[arg(
+        long,
+        value_name = "DTYPE",
+        env = "SD_WORKER_DTYPE",
+        help_heading = "Machine"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<DtypeArg>,
+
+    /// Pictures in one UNet call [default: 4]
+    #[arg(
+        long,
+        value_name = "N",
+        env = "SD_WORKER_MAX_BATCH",
+        help_heading = "Machine"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_batch: Option<NonZeroUsize>,
+
+    /// Memory for models and jobs, such as 8GiB [default: what the machine has]
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "SD_WORKER_MAX_MEMORY",
+        help_heading = "Machine"
+    )]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_memory: Option<ByteSize>,
+}
+
 /// `--seed-mode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum SeedMode {
@@ -144,7 +444,8 @@ pub enum SeedMode {
 }
 
 /// `--dtype`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum DtypeArg {
     /// 32-bit floats, as the reference computes
     F32,
@@ -174,7 +475,8 @@ impl From<DtypeArg> for DType {
 }
 
 /// `--device`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum DeviceArg {
     /// The first graphics device this build can use, otherwise the CPU.
     Auto,
@@ -200,6 +502,25 @@ impl FromStr for DeviceArg {
                 .and_then(|number| number.parse().ok())
                 .map(Self::Cuda)
                 .ok_or("expected auto, cpu, cuda, cuda:N or metal"),
+        }
+    }
+}
+
+impl TryFrom<String> for DeviceArg {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<DeviceArg> for String {
+    fn from(device: DeviceArg) -> Self {
+        match device {
+            DeviceArg::Auto => "auto".to_owned(),
+            DeviceArg::Cpu => "cpu".to_owned(),
+            DeviceArg::Cuda(index) => format!("cuda:{index}"),
+            DeviceArg::Metal => "metal".to_owned(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What goes wrong, in words for whoever typed the command.
 
-use std::{error::Error as _, io, path::PathBuf};
+use std::{error::Error as _, io, net::SocketAddr, path::PathBuf};
 
 use sd_config::Version;
 
@@ -88,6 +88,62 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A file cannot be read.
+    #[error("{}: cannot be read", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The configuration file is not TOML, or has an unknown key or a wrong value.
+    #[error("{}: {source}", path.display())]
+    ConfigFile {
+        /// The file.
+        path: PathBuf,
+        /// Where and what.
+        source: Box<toml::de::Error>,
+    },
+    /// The settings cannot be written as TOML.
+    #[error("the settings cannot be written as TOML")]
+    ConfigFlags(#[source] toml::ser::Error),
+    /// A setting does not fit the others.
+    #[error("--{setting}: {problem}")]
+    Setting {
+        /// The flag.
+        setting: &'static str,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The service would be open to everybody.
+    #[error(
+        "--listen {listen}: others could use this worker; give --api-key-file, or --insecure-no-auth to let them"
+    )]
+    OpenToAll {
+        /// The address.
+        listen: SocketAddr,
+    },
+    /// A file of API keys is not one.
+    #[error("{}: {problem}", path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// Which line, and what was expected.
+        problem: String,
+    },
+    /// The address cannot be listened on.
+    #[error("--listen {listen}: cannot be listened on")]
+    Listen {
+        /// The address.
+        listen: SocketAddr,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// The service's runtime cannot be set up.
+    #[error("cannot set up the service")]
+    Runtime(#[source] io::Error),
     /// The picture cannot be encoded.
     #[error("cannot encode the picture as PNG")]
     Png(#[from] png::EncodingError),
@@ -108,6 +164,9 @@ impl Error {
         match self {
             Self::Flag { .. }
             | Self::DeviceNotBuilt(_)
+            | Self::ConfigFile { .. }
+            | Self::Setting { .. }
+            | Self::OpenToAll { .. }
             | Self::SeveralToStdout { .. }
             | Self::StdoutIsTerminal => 2,
             _ => 1,

@@ -4,16 +4,19 @@
 //! when they are done.
 
 pub mod args;
+pub mod config;
 mod device;
 mod dump;
 pub mod engine;
 mod error;
 pub mod generate;
+pub mod http;
 pub mod jobs;
 pub mod models;
 mod output;
 mod png;
 mod progress;
+pub mod serve;
 pub mod store;
 pub mod webhook;
 

@@ -22,6 +22,8 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Generate(args) => sd_worker::generate::run(&args),
         Command::Models => sd_worker::models::run(),
+        Command::Serve(_) => todo!(),
+        Command::Config(args) => sd_worker::serve::print_config(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
