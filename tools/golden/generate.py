@@ -17,6 +17,7 @@ FIXTURES = {
     "params": "params.json",
     "models": "models/",
     "variants": "unets/, vaes/, clips/",
+    "tiling": "tiling/",
     "e2e": "e2e/",
 }
 

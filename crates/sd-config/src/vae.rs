@@ -139,4 +139,15 @@ impl VaeConfig {
         // checked.
         1 << self.block_out_channels.len().saturating_sub(1).min(16)
     }
+
+    /// Side of a tile of tiled encoding and decoding, in latent pixels: 64 for a `sample_size` of 512. Tiles share a
+    /// quarter with their neighbours.
+    ///
+    /// None if `sample_size` is not a multiple of four latent pixels: the tiles of diffusers then overlap unevenly, and
+    /// their picture is of another size.
+    pub fn tile(&self) -> Option<usize> {
+        let tile = self.sample_size / self.factor();
+        (tile.is_multiple_of(4) && tile > 0 && tile * self.factor() == self.sample_size)
+            .then_some(tile)
+    }
 }

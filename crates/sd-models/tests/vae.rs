@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use common::{assert_close, cases, tensors};
+use common::{assert_close, cases, difference, tensors};
 use sd_config::VaeConfig;
 use sd_models::vae::AutoencoderKl;
 use sd_models::{Component, Error, Weights};
-use support::{STAGE, folders, idle, random, random_weights, text};
+use support::{STAGE, bits, folders, idle, random, random_weights, text};
 
 /// The golden autoencoders: a folder with config and weights, and the file with the cases.
 fn vaes() -> Vec<(PathBuf, PathBuf)> {
@@ -69,6 +69,63 @@ fn encoding_and_decoding_are_diffusers() {
             close("decoded", &vae.decode(&case["latents"]).unwrap());
         }
     }
+}
+
+#[test]
+fn tiles_are_diffusers() {
+    for folder in folders("tiling") {
+        let vae = load(&folder, DType::F32);
+        for (name, case) in cases(&folder.join("golden.safetensors")) {
+            let close = |key: &str, found: &Tensor| {
+                assert_close(
+                    &format!("{} {name}: {key}", folder.display()),
+                    found,
+                    &case[key],
+                    STAGE,
+                );
+            };
+            let posterior = vae.encode_tiled(&case["image"]).unwrap();
+            close("mean", &posterior.mean);
+            close("logvar", &posterior.logvar);
+            let (image, latents) = (&case["image"], &case["latents"]);
+            let decoded = vae.decode_tiled(latents).unwrap();
+            close("decoded", &decoded);
+            // Each case but one takes several tiles, which shows.
+            let whole = [
+                vae.decode(latents).unwrap(),
+                vae.encode(image).unwrap().mean,
+            ];
+            let moved = difference(&decoded, &whole[0]).min(difference(&posterior.mean, &whole[1]));
+            assert_eq!(moved > 1e-2, name != "one-tile", "{name}: {moved}");
+        }
+    }
+}
+
+#[test]
+fn the_pictures_of_a_batch_are_tiled_one_by_one() {
+    let folder = common::golden("tiling/two-blocks");
+    let vae = load(&folder, DType::F32);
+    let latents = random(1, &[2, 4, 9, 12]);
+    let batch = vae.decode_tiled(&latents).unwrap();
+    for i in 0..2 {
+        let alone = vae.decode_tiled(&latents.narrow(0, i, 1).unwrap()).unwrap();
+        assert_eq!(bits(&alone), bits(&batch.narrow(0, i, 1).unwrap()));
+    }
+}
+
+#[test]
+fn an_autoencoder_without_tiles_says_so() {
+    let config = VaeConfig {
+        block_out_channels: vec![8],
+        norm_num_groups: 4,
+        sample_size: 30,
+        ..VaeConfig::default()
+    };
+    assert_eq!(config.tile(), None);
+    let vae = AutoencoderKl::new(random_weights(DType::F32), &config).unwrap();
+    let error = vae.decode_tiled(&random(1, &[1, 4, 40, 40])).unwrap_err();
+    assert!(error.to_string().contains("sample_size"), "{error}");
+    assert!(vae.encode_tiled(&random(1, &[1, 3, 40, 40])).is_err());
 }
 
 #[test]

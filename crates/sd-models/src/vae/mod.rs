@@ -6,6 +6,7 @@ mod blocks;
 mod decoder;
 mod encoder;
 mod posterior;
+mod tiling;
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -15,16 +16,19 @@ use self::decoder::Decoder;
 use self::encoder::Encoder;
 pub use self::posterior::Posterior;
 use self::posterior::Scaling;
+use self::tiling::Tiling;
 use crate::nn::{Conv2d, ConvConfig, activation_dtype};
 use crate::{Component, Error, Result};
 
-/// The autoencoder. Pictures of a batch are processed one by one: at full size each takes gigabytes.
+/// The autoencoder. Pictures of a batch are processed one by one, as after diffusers' `enable_vae_slicing`: at full size
+/// each takes gigabytes.
 #[derive(Debug, Clone)]
 pub struct AutoencoderKl {
     dtype: DType,
     in_channels: usize,
     latent_channels: usize,
     factor: usize,
+    tile: Option<usize>,
     scaling: Scaling,
     encoder: Encoder,
     quant_conv: Option<Conv2d>,
@@ -55,6 +59,7 @@ impl AutoencoderKl {
             in_channels: config.in_channels,
             latent_channels: latents,
             factor: config.factor(),
+            tile: config.tile(),
             scaling: Scaling::new(config),
             encoder: Encoder::new(config, vb.pp("encoder"))?,
             quant_conv: point(config.use_quant_conv, 2 * latents, "quant_conv")?,
@@ -69,6 +74,21 @@ impl AutoencoderKl {
     /// [`Error::Input`] if a picture has another number of channels, or fewer pixels than one latent stands
     /// for; [`Error::Candle`] if the device fails.
     pub fn encode(&self, images: &Tensor) -> Result<Posterior> {
+        self.encode_in(images, None)
+    }
+
+    /// [`encode`](Self::encode) in tiles as large as the model's training pictures, for the memory of one such tile
+    /// (diffusers' `enable_vae_tiling`). The result differs slightly, unless the pictures are no larger than a tile.
+    ///
+    /// # Errors
+    /// As [`encode`](Self::encode); [`Error::Input`] if the autoencoder has no tiles, see
+    /// [`VaeConfig::tile`].
+    pub fn encode_tiled(&self, images: &Tensor) -> Result<Posterior> {
+        let tile = self.tile(images)?;
+        self.encode_in(images, Some(Tiling::encoding(tile, self.factor)))
+    }
+
+    fn encode_in(&self, images: &Tensor, tiling: Option<Tiling>) -> Result<Posterior> {
         let least = self.factor;
         match *images.dims() {
             [batch, channels, height, width]
@@ -85,7 +105,7 @@ impl AutoencoderKl {
             }
         }
         let _span = tracing::debug_span!("vae_encode").entered();
-        let moments = self.each(images, |image| {
+        let moments = self.each(images, tiling, |image| {
             let moments = self.encoder.forward(image)?;
             match &self.quant_conv {
                 Some(conv) => conv.forward(&moments),
@@ -103,6 +123,19 @@ impl AutoencoderKl {
     /// # Errors
     /// [`Error::Input`] if `latents` has another shape; [`Error::Candle`] if the device fails.
     pub fn decode(&self, latents: &Tensor) -> Result<Tensor> {
+        self.decode_in(latents, None)
+    }
+
+    /// [`decode`](Self::decode) in tiles, as [`encode_tiled`](Self::encode_tiled).
+    ///
+    /// # Errors
+    /// As [`decode`](Self::decode); [`Error::Input`] if the autoencoder has no tiles, see [`VaeConfig::tile`].
+    pub fn decode_tiled(&self, latents: &Tensor) -> Result<Tensor> {
+        let tile = self.tile(latents)?;
+        self.decode_in(latents, Some(Tiling::decoding(tile, self.factor)))
+    }
+
+    fn decode_in(&self, latents: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
         match *latents.dims() {
             [batch, channels, height, width]
                 if channels == self.latent_channels && batch.min(height).min(width) > 0 => {}
@@ -115,24 +148,42 @@ impl AutoencoderKl {
             }
         }
         let _span = tracing::debug_span!("vae_decode").entered();
-        let images = self.each(latents, |latents| {
-            let latents = self.scaling.undo(latents)?;
-            match &self.post_quant_conv {
-                Some(conv) => self.decoder.forward(&conv.forward(&latents)?),
-                None => self.decoder.forward(&latents),
-            }
+        let images = self.scaling.undo(latents).and_then(|latents| {
+            self.each(&latents, tiling, |latents| match &self.post_quant_conv {
+                Some(conv) => self.decoder.forward(&conv.forward(latents)?),
+                None => self.decoder.forward(latents),
+            })
         });
         images.map_err(Error::candle(Component::Vae))
     }
 
-    /// `f` of every picture by itself, in the network's dtype; the results joined, in f32.
+    /// Latents of a tile, each way; `x` is what was to be cut.
+    fn tile(&self, x: &Tensor) -> Result<usize> {
+        self.tile.ok_or_else(|| {
+            let expected =
+                "no tiling: the sample_size of this autoencoder is no multiple of four latents";
+            wrong("a tiled picture", x.dims(), expected.into())
+        })
+    }
+
+    /// `f` of every picture by itself, or of its tiles, in the network's dtype; the results joined, in f32.
     fn each(
         &self,
         batch: &Tensor,
+        tiling: Option<Tiling>,
         f: impl Fn(&Tensor) -> candle_core::Result<Tensor>,
     ) -> candle_core::Result<Tensor> {
-        let one = |i| f(&batch.narrow(0, i, 1)?.to_dtype(self.dtype)?)?.to_dtype(DType::F32);
-        let all = (0..batch.dim(0)?)
+        let (count, _, height, width) = batch.dims4()?;
+        let tiling = tiling.filter(|tiling| tiling.cuts([height, width]));
+        let one = |i| {
+            let x = batch.narrow(0, i, 1)?.to_dtype(self.dtype)?;
+            match &tiling {
+                Some(tiling) => tiling.map(&x, &f),
+                None => f(&x),
+            }?
+            .to_dtype(DType::F32)
+        };
+        let all = (0..count)
             .map(one)
             .collect::<candle_core::Result<Vec<_>>>()?;
         Tensor::cat(&all, 0)
