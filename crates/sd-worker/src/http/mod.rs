@@ -1,14 +1,17 @@
 //! The HTTP service: [`app`] is all of it as an axum router.
 
+mod accept;
 mod auth;
 mod body;
 mod error;
 mod extract;
 mod guard;
+mod job_request;
 mod listener;
 mod observe;
 mod openapi;
 mod routes;
+mod submit;
 
 use std::{any::Any, sync::Arc};
 
@@ -31,6 +34,7 @@ pub(crate) use error::chain;
 pub use error::{ApiError, ErrorBody, ErrorDetail, Result};
 pub use extract::{Json, JsonObject, Path, Query};
 pub use listener::serve;
+pub use submit::submit;
 
 use crate::{config::Config, engine::Engine};
 
