@@ -18,6 +18,7 @@ FIXTURES = {
     "models": "models/",
     "variants": "unets/, vaes/, clips/",
     "tiling": "tiling/",
+    "tiny_vaes": "tiny_vaes/",
     "e2e": "e2e/",
 }
 

@@ -7,7 +7,7 @@ The networks are built on torch's `meta` device, which allocates nothing. The ha
 import hashlib
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from common import ROOT, save_json, set_up
@@ -86,9 +86,10 @@ MODELS = {
 }
 
 
-def digest(model):
-    """Count and hash of a network's parameters."""
+def digest(model, prefix=""):
+    """Count and hash of a network's parameters whose names start with `prefix`."""
     parameters = {name.removeprefix("text_model."): list(p.shape) for name, p in model.named_parameters()}
+    parameters = {name: shape for name, shape in parameters.items() if name.startswith(prefix)}
     lines = "".join(f"{name} {shape}\n" for name, shape in sorted(parameters.items()))
     return {"count": len(parameters), "sha256": hashlib.sha256(lines.encode()).hexdigest()}
 
@@ -97,6 +98,7 @@ def write():
     """Builds every network of every published model."""
     with torch.device("meta"):
         vae = digest(AutoencoderKL(**VAE))
+        tiny_vae = digest(AutoencoderTiny(), "decoder.")
         models = {
             version: {
                 "unet": digest(UNet2DConditionModel(**unet)),
@@ -105,7 +107,7 @@ def write():
             }
             for version, (unet, encoders) in MODELS.items()
         }
-    save_json(ROOT / "params.json", models)
+    save_json(ROOT / "params.json", models | {"taesd": {"tiny_vae": tiny_vae}})
 
 
 if __name__ == "__main__":

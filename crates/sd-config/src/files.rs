@@ -13,6 +13,11 @@ pub const UNET_CONFIG: &str = "unet/config.json";
 /// The autoencoder.
 pub const VAE_CONFIG: &str = "vae/config.json";
 
+/// A tiny autoencoder, in a folder of its own.
+pub const TINY_VAE_CONFIG: &str = "config.json";
+/// The weights beside [`TINY_VAE_CONFIG`].
+pub const TINY_VAE_WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
 /// Files of a tokenizer's folder. `tokenizer.json` alone is enough; so are `vocab.json` and
 /// `merges.txt`.
 pub const TOKENIZER_FILES: [&str; 5] = [

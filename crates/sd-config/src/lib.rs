@@ -29,6 +29,7 @@ mod json;
 mod model;
 mod preset;
 mod schedule;
+mod tiny_vae;
 mod unet;
 mod vae;
 mod version;
@@ -39,9 +40,10 @@ pub use error::{Error, Result};
 pub use index::{ModelIndex, RunDefaults};
 pub use model::{Defaults, MAX_SIDE, ModelConfig, TextEncoderConfig};
 pub use schedule::{BetaSchedule, PredictionType, SchedulerFile, TimestepSpacing};
+pub use tiny_vae::TinyVaeConfig;
 pub use unet::{
     AdditionEmbedType, ClassEmbedType, DownBlockType, MidBlockType, PerBlock, UnetConfig,
     UpBlockType,
 };
-pub use vae::{DecoderBlockType, EncoderBlockType, VaeConfig};
+pub use vae::{DecoderBlockType, EncoderBlockType, LatentRgb, VaeConfig};
 pub use version::Version;

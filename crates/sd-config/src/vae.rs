@@ -20,6 +20,15 @@ pub enum DecoderBlockType {
     UpDecoderBlock2D,
 }
 
+/// Colours as a linear function of latents, which is enough for a preview: `latents * factors + bias`, in 0..1.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct LatentRgb {
+    /// What one unit of each latent channel, at the scale of the UNet, adds to red, green and blue.
+    pub factors: Vec<[f64; 3]>,
+    /// Red, green and blue where all latents are 0.
+    pub bias: [f64; 3],
+}
+
 /// `AutoencoderKL` of diffusers, with that class's defaults.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -58,6 +67,8 @@ pub struct VaeConfig {
     pub down_block_types: Vec<EncoderBlockType>,
     /// One a block.
     pub up_block_types: Vec<DecoderBlockType>,
+    /// A key of ours, which diffusers ignores: the colours that the model's latents stand for.
+    pub sd_latent_rgb: Option<LatentRgb>,
 }
 
 impl Default for VaeConfig {
@@ -80,6 +91,7 @@ impl Default for VaeConfig {
             mid_block_add_attention: true,
             down_block_types: vec![EncoderBlockType::DownEncoderBlock2D],
             up_block_types: vec![DecoderBlockType::UpDecoderBlock2D],
+            sd_latent_rgb: None,
         }
     }
 }
@@ -118,6 +130,9 @@ impl VaeConfig {
         let blocks = self.block_out_channels.len();
         file.length("down_block_types", &self.down_block_types, blocks)?;
         file.length("up_block_types", &self.up_block_types, blocks)?;
+        if let Some(LatentRgb { factors, .. }) = &self.sd_latent_rgb {
+            file.length("sd_latent_rgb", factors, self.latent_channels)?;
+        }
         match (&self.latents_mean, &self.latents_std) {
             (None, None) => Ok(()),
             (Some(mean), Some(std)) => {

@@ -213,6 +213,14 @@ fn numbers_out_of_range() {
         ("block_out_channels", json!(vec![128; 20])),
         ("latents_mean", json!([0.0, 0.0, 0.0, 0.0])),
         ("latents_std", json!([1.0, 1.0, 1.0, 1.0])),
+        (
+            "sd_latent_rgb",
+            json!({ "factors": [[1, 1, 1]], "bias": [0, 0, 0] }),
+        ),
+        (
+            "sd_latent_rgb",
+            json!({ "factors": [[1, 1]; 4], "bias": [0, 0, 0] }),
+        ),
     ];
     let text = [
         ("vocab_size", json!(0)),

@@ -18,16 +18,19 @@ pub enum Component {
     Unet,
     /// The autoencoder between pixels and latents.
     Vae,
+    /// The small decoder of previews, which is no part of a model.
+    TinyVae,
 }
 
 impl Component {
-    /// The component's folder in the diffusers layout.
+    /// The component's folder in the diffusers layout; a name in messages for the one that has none.
     pub fn folder(self) -> &'static str {
         match self {
             Self::TextEncoder => "text_encoder",
             Self::TextEncoder2 => "text_encoder_2",
             Self::Unet => "unet",
             Self::Vae => "vae",
+            Self::TinyVae => "tiny_vae",
         }
     }
 }
@@ -94,6 +97,31 @@ pub enum Error {
         file: String,
         /// The rule it breaks.
         reason: String,
+    },
+
+    /// A file holds the weights of something else.
+    #[error("{component}: {} is of another network: it has no tensor `{tensor}`", path.display())]
+    OtherNetwork {
+        /// The network it was taken for.
+        component: Component,
+        /// The file or its folder.
+        path: PathBuf,
+        /// A tensor that the network has in any size.
+        tensor: &'static str,
+    },
+
+    /// A tiny decoder is made for the latents of another family of models.
+    #[error(
+        "{}: it decodes latents of {} channels to {} pixels each way, the model has latents of {} to {}",
+        path.display(), .found.0, .found.1, .expected.0, .expected.1
+    )]
+    OtherLatents {
+        /// The decoder's file or folder.
+        path: PathBuf,
+        /// Channels of its latents, and pixels that one of them becomes, each way.
+        found: (usize, usize),
+        /// Those of the model.
+        expected: (usize, usize),
     },
 
     /// Weights are missing, or of another shape or type than the configuration asks for.

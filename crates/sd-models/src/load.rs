@@ -1,5 +1,7 @@
 //! From a source to a [`Model`].
 
+mod tiny;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::OnceLock;
@@ -14,6 +16,8 @@ use crate::text::{ClipTextModel, OutputLayer, TextEncoder, TextEncoders, Tokeniz
 use crate::unet::Unet;
 use crate::vae::AutoencoderKl;
 use crate::{Component, Error, Model, Result, Weights};
+
+pub use tiny::load_tiny_decoder;
 
 /// How to load a model.
 #[derive(Clone)]

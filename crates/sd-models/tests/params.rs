@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex};
 use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
-use sd_config::{ModelConfig, Version};
+use sd_config::{ModelConfig, TinyVaeConfig, Version};
 use sd_models::Component;
 use sd_models::text::ClipTextModel;
 use sd_models::unet::Unet;
-use sd_models::vae::AutoencoderKl;
+use sd_models::vae::{AutoencoderKl, TinyDecoder};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
@@ -98,5 +98,8 @@ fn published_models_have_the_parameters_of_diffusers() {
         }
         assert_eq!(found, expected[&version.to_string()], "{version}");
     }
-    assert_eq!(expected.len(), Version::ALL.len());
+    assert_eq!(expected.len(), Version::ALL.len() + 1, "and TAESD");
+    let config = TinyVaeConfig::default();
+    let tiny_vae = recorded(|vb| drop(TinyDecoder::new(vb, &config).unwrap()));
+    assert_eq!(tiny_vae, expected["taesd"]["tiny_vae"]);
 }

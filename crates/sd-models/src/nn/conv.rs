@@ -32,11 +32,11 @@ impl ConvConfig {
     };
 }
 
-/// A convolution: weight `[outputs, inputs, kernel, kernel]`, bias `[outputs]`.
+/// A convolution: weight `[outputs, inputs, kernel, kernel]`, bias `[outputs]` unless it is made without.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
     weight: Tensor,
-    bias: Tensor,
+    bias: Option<Tensor>,
     config: ConvConfig,
 }
 
@@ -46,10 +46,25 @@ impl Conv2d {
     /// # Errors
     /// A tensor is missing or of another shape.
     pub fn new(inputs: usize, outputs: usize, config: ConvConfig, vb: VarBuilder) -> Result<Self> {
+        let bias = Some(vb.get(outputs, "bias")?);
+        let conv = Self::without_bias(inputs, outputs, config, vb)?;
+        Ok(Self { bias, ..conv })
+    }
+
+    /// Reads `weight`; nothing is added.
+    ///
+    /// # Errors
+    /// The tensor is missing or of another shape.
+    pub fn without_bias(
+        inputs: usize,
+        outputs: usize,
+        config: ConvConfig,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let weight = vb.get((outputs, inputs, config.kernel, config.kernel), "weight")?;
         Ok(Self {
             weight,
-            bias: vb.get(outputs, "bias")?,
+            bias: None,
             config,
         })
     }
@@ -59,16 +74,23 @@ impl Conv2d {
     /// # Errors
     /// `x` has another number of channels or dimensions, or is smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (weight, bias) = (widened(&self.weight, x)?, widened(&self.bias, x)?);
+        let weight = widened(&self.weight, x)?;
+        let bias = self
+            .bias
+            .as_ref()
+            .map(|bias| widened(bias, x))
+            .transpose()?;
         let ConvConfig {
             stride, padding, ..
         } = self.config;
         if on_cpu(x) {
-            return sd_ops::conv2d(x, &weight, Some(&bias), Window { stride, padding });
+            return sd_ops::conv2d(x, &weight, bias.as_ref(), Window { stride, padding });
         }
-        self.checked(x)?
-            .conv2d(&weight, padding, stride, 1, 1)?
-            .broadcast_add(&bias.reshape((1, (), 1, 1))?)
+        let y = self.checked(x)?.conv2d(&weight, padding, stride, 1, 1)?;
+        match bias {
+            Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+            None => Ok(y),
+        }
     }
 
     /// `x`, if the kernel fits into it: Candle's size arithmetic wraps around otherwise.

@@ -53,7 +53,7 @@ impl DirStore {
     }
 }
 
-fn is_pickle(path: &Path) -> bool {
+pub(crate) fn is_pickle(path: &Path) -> bool {
     let extension = path.extension();
     extension.is_some_and(|found| {
         PICKLES

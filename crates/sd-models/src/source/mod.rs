@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+pub(crate) use dir::is_pickle;
 #[cfg(feature = "hub")]
 pub use hub::{HubError, HubOptions, Token};
 

@@ -7,6 +7,7 @@ mod decoder;
 mod encoder;
 mod posterior;
 mod tiling;
+mod tiny;
 
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
@@ -17,6 +18,8 @@ use self::encoder::Encoder;
 pub use self::posterior::Posterior;
 use self::posterior::Scaling;
 use self::tiling::Tiling;
+pub(crate) use self::tiny::FIRST_TENSOR;
+pub use self::tiny::TinyDecoder;
 use crate::nn::{Conv2d, ConvConfig, activation_dtype};
 use crate::{Component, Error, Result};
 
@@ -136,17 +139,7 @@ impl AutoencoderKl {
     }
 
     fn decode_in(&self, latents: &Tensor, tiling: Option<Tiling>) -> Result<Tensor> {
-        match *latents.dims() {
-            [batch, channels, height, width]
-                if channels == self.latent_channels && batch.min(height).min(width) > 0 => {}
-            ref dims => {
-                let expected = format!(
-                    "[batch, {}, height, width], none of them 0",
-                    self.latent_channels
-                );
-                return Err(wrong("latents", dims, expected));
-            }
-        }
+        check_latents(Component::Vae, latents, self.latent_channels)?;
         let _span = tracing::debug_span!("vae_decode").entered();
         let images = self.scaling.undo(latents).and_then(|latents| {
             self.each(&latents, tiling, |latents| match &self.post_quant_conv {
@@ -187,6 +180,23 @@ impl AutoencoderKl {
             .map(one)
             .collect::<candle_core::Result<Vec<_>>>()?;
         Tensor::cat(&all, 0)
+    }
+}
+
+/// Latents of a decoder have so many channels, and there are some.
+fn check_latents(component: Component, latents: &Tensor, latent_channels: usize) -> Result<()> {
+    match *latents.dims() {
+        [batch, channels, height, width]
+            if channels == latent_channels && batch.min(height).min(width) > 0 =>
+        {
+            Ok(())
+        }
+        ref dims => Err(Error::Input {
+            component,
+            what: "latents",
+            found: format!("{dims:?}"),
+            expected: format!("[batch, {latent_channels}, height, width], none of them 0"),
+        }),
     }
 }
 

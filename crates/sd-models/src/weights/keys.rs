@@ -11,6 +11,7 @@ pub(super) fn normalise(component: Component, name: &str) -> String {
             name.strip_prefix("text_model.").unwrap_or(name).to_owned()
         }
         Component::Vae => modern_attention(name),
+        Component::TinyVae => layer_of_decoder(name).unwrap_or_else(|| name.to_owned()),
         Component::Unet => name.to_owned(),
     }
 }
@@ -31,10 +32,22 @@ fn modern_attention(name: &str) -> String {
     parts.join(".")
 }
 
-/// Whether a tensor that nobody asked for deserves no warning: a buffer, not a parameter.
+/// `3.conv.0.weight` -> `decoder.layers.2.conv.0.weight`: TAESD was published as a bare list of layers, of which the
+/// first is the clamp that diffusers does not count.
+fn layer_of_decoder(name: &str) -> Option<String> {
+    let (index, rest) = name.split_once('.')?;
+    let index = index.parse::<u8>().ok()?.checked_sub(1)?;
+    Some(format!("decoder.layers.{index}.{rest}"))
+}
+
+/// Whether a tensor that nobody asked for deserves no warning.
 pub(super) fn is_ignored(component: Component, name: &str) -> bool {
-    matches!(component, Component::TextEncoder | Component::TextEncoder2)
-        && name == "embeddings.position_ids"
+    match component {
+        Component::TextEncoder | Component::TextEncoder2 => name == "embeddings.position_ids",
+        // Of an autoencoder only the decoder is built.
+        Component::TinyVae => name.starts_with("encoder."),
+        Component::Unet | Component::Vae => false,
+    }
 }
 
 /// Whether a tensor of shape `found` can be used where `expected` is asked for: equal shapes, or a
@@ -87,6 +100,23 @@ mod tests {
             "query".into(),
         ] {
             assert_eq!(normalise(Component::Vae, &kept), kept);
+        }
+    }
+
+    #[test]
+    fn layers_of_the_original_tiny_decoder_lose_the_clamp() {
+        let name = |name| normalise(Component::TinyVae, name);
+        assert_eq!(name("1.weight"), "decoder.layers.0.weight");
+        assert_eq!(name("19.bias"), "decoder.layers.18.bias");
+        assert_eq!(name("3.conv.0.weight"), "decoder.layers.2.conv.0.weight");
+        for kept in [
+            "0.weight",
+            "decoder.layers.2.conv.0.weight",
+            "-1.weight",
+            "1",
+            "999.weight",
+        ] {
+            assert_eq!(name(kept), kept);
         }
     }
 
