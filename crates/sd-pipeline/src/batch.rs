@@ -21,7 +21,7 @@ pub(crate) fn advance(pipeline: &Pipeline, runs: &mut [&mut Run]) -> Result<Vec<
             true => Ok(None),
             false => predictions
                 .next()
-                .map(|prediction| run.step(&prediction))
+                .map(|prediction| run.step(pipeline, &prediction))
                 .transpose(),
         })
         .collect()
@@ -51,8 +51,9 @@ fn call(pipeline: &Pipeline, runs: &[&Run]) -> Result<Tensor> {
     let (mut latents, mut timesteps, mut hidden) = (vec![], vec![], vec![]);
     let (mut pooled, mut time_ids, mut guidance_embeddings) = (vec![], vec![], vec![]);
     for run in runs {
+        let input = run.unet_input()?;
         for branch in run.conditions.branches() {
-            latents.push(&run.latents);
+            latents.push(input.clone());
             for _ in 0..run.job.num_images {
                 timesteps.push(run.timestep());
                 hidden.push(&branch.hidden);

@@ -27,7 +27,8 @@ pub struct Branch {
     pub hidden: Tensor,
     /// XL: the text in one vector, `[1, features]` f32.
     pub pooled: Option<Tensor>,
-    /// XL: original height and width, top and left of the crop, target height and width, `[1, 6]` f32.
+    /// XL: original height and width, top and left of the crop, target height and width, `[1, 6]` f32. Its refiner, `[1, 5]`:
+    /// the aesthetic score in place of the target.
     ///
     /// Always those of this branch. diffusers mixes up the branches' when there are several pictures and negative sizes:
     /// it repeats `[negative, positive]` beside samples that are all negative first.
@@ -49,24 +50,26 @@ impl Conditions {
         let texts = [Some(&positive), negative.as_ref()].into_iter().flatten();
         let truncated = texts.flat_map(|text| text.truncated.clone()).collect();
         let guidance_embedding = guidance_embedding(model, job, positive.hidden.device())?;
-        let sizes = [
-            job.original_size,
-            job.crops_coords_top_left,
-            job.target_size,
-        ];
-        let negative_sizes = [
-            job.negative_original_size,
-            job.negative_crops_coords_top_left,
-            job.negative_target_size,
-        ];
+        let [ids, negative_ids] = time_ids(job);
         Ok(Self {
-            positive: Branch::new(positive, sizes)?,
+            positive: Branch::new(positive, ids)?,
             negative: negative
-                .map(|text| Branch::new(text, negative_sizes))
+                .map(|text| Branch::new(text, negative_ids))
                 .transpose()?,
             guidance_embedding,
             truncated,
         })
+    }
+
+    /// The same text, with the sizes of another job.
+    pub(crate) fn sized(&self, job: &Job) -> Result<Self> {
+        let mut sized = self.clone();
+        let [ids, negative_ids] = time_ids(job);
+        sized.positive.set_time_ids(ids)?;
+        if let Some(negative) = &mut sized.negative {
+            negative.set_time_ids(negative_ids)?;
+        }
+        Ok(sized)
     }
 
     /// Where the model computes.
@@ -81,26 +84,51 @@ impl Conditions {
 }
 
 impl Branch {
-    fn new(text: Conditioning, sizes: [Option<(usize, usize)>; 3]) -> Result<Self> {
-        let sizes: Vec<f32> = sizes
-            .into_iter()
-            .flatten()
-            .flat_map(|(a, b)| [a as f32, b as f32])
-            .collect();
-        let device = text.hidden.device();
-        let time_ids = match sizes.len() {
-            0 => None,
-            count => Some(
-                Tensor::from_vec(sizes, (1, count), device)
-                    .doing("placing the size conditioning")?,
-            ),
-        };
-        Ok(Self {
+    fn new(text: Conditioning, time_ids: Vec<f32>) -> Result<Self> {
+        let mut branch = Self {
             hidden: text.hidden,
             pooled: text.pooled,
-            time_ids,
-        })
+            time_ids: None,
+        };
+        branch.set_time_ids(time_ids)?;
+        Ok(branch)
     }
+
+    fn set_time_ids(&mut self, ids: Vec<f32>) -> Result<()> {
+        let count = ids.len();
+        self.time_ids = (count > 0)
+            .then(|| Tensor::from_vec(ids, (1, count), self.hidden.device()))
+            .transpose()
+            .doing("placing the size conditioning")?;
+        Ok(())
+    }
+}
+
+/// What XL is told about the picture beside the text, and the same for the negative prompt; nothing for other models.
+fn time_ids(job: &Job) -> [Vec<f32>; 2] {
+    let ids = |pairs: [Option<(usize, usize)>; 3], score: Option<f64>| {
+        let sizes = pairs.into_iter().flatten();
+        let sizes = sizes.flat_map(|(a, b)| [a as f32, b as f32]);
+        sizes.chain(score.map(|score| score as f32)).collect()
+    };
+    [
+        ids(
+            [
+                job.original_size,
+                job.crops_coords_top_left,
+                job.target_size,
+            ],
+            job.aesthetic_score,
+        ),
+        ids(
+            [
+                job.negative_original_size,
+                job.negative_crops_coords_top_left,
+                job.negative_target_size,
+            ],
+            job.negative_aesthetic_score,
+        ),
+    ]
 }
 
 /// Whether a job takes two UNet samples a picture.

@@ -29,6 +29,15 @@ pub enum Error {
     /// A request's JSON is not an object, or has no prompt.
     #[error("the request is not a JSON object with a prompt")]
     RequestJson(#[source] serde_json::Error),
+    /// A picture of a request is damaged, too large or of an unknown format, or cannot be brought to size.
+    #[error("{field}: the picture cannot be used")]
+    Picture {
+        /// The request's field.
+        field: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: sd_image::Error,
+    },
     /// The model does something else than turning text into images.
     #[error("this model cannot turn text alone into images: {reason}")]
     NotTextToImage {
@@ -89,6 +98,14 @@ pub enum Error {
     NotImages {
         /// The tensor's shape.
         found: Vec<usize>,
+    },
+    /// A tensor is not the latents of the request's pictures.
+    #[error("latents are {found:?}, expected {expected}")]
+    NotLatents {
+        /// The tensor's shape.
+        found: Vec<usize>,
+        /// The shape they need.
+        expected: String,
     },
     /// The observer of [`Pipeline::generate`](crate::Pipeline::generate) stopped the run.
     #[error("stopped after UNet call {call}")]

@@ -1,5 +1,9 @@
 //! From optional fields to a complete job, the one place where defaults and limits are decided.
 
+mod passes;
+mod sizes;
+mod task;
+
 use std::{
     fmt::Display,
     hash::{BuildHasher, RandomState},
@@ -7,19 +11,23 @@ use std::{
 };
 
 use sd_config::ModelConfig;
+use sd_image::{Picture, ResizeMode};
 use serde::Serialize;
 
-use crate::{Error, Request, Result, SeedMode, scheduler};
+use self::task::{Task, unused};
+use crate::{
+    Error, Hires, MaskPolarity, Request, Result, SeedMode, pass::Pass, scheduler, source::Source,
+};
 
 /// Longest side of a picture, in pixels.
 const MAX_SIDE: usize = 8192;
-/// Largest number of XL's size conditioning, in pixels.
-const MAX_CONDITION: usize = 65_536;
+/// Largest softening of a mask, in pixels.
+const MAX_BLUR: f64 = 1024.0;
 
 /// A [`Request`] with every default filled in and every limit checked, see [`Request::resolve`].
 ///
 /// Its fields are the request's, and so is its JSON: read as a request and resolved again, it is the same job. `None` is
-/// left only where the model has no use for the field, and for a negative prompt of zeros.
+/// left only where the model or the task has no use for the field, and for a negative prompt of zeros.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 #[expect(missing_docs, reason = "documented at the fields of `Request`")]
@@ -47,16 +55,41 @@ pub struct Job {
     pub negative_original_size: Option<(usize, usize)>,
     pub negative_crops_coords_top_left: Option<(usize, usize)>,
     pub negative_target_size: Option<(usize, usize)>,
+    pub init_image: Option<Picture>,
+    pub strength: Option<f64>,
+    pub resize_mode: Option<ResizeMode>,
+    pub mask_image: Option<Picture>,
+    pub mask_polarity: Option<MaskPolarity>,
+    pub mask_blur: Option<f64>,
+    pub padding_mask_crop: Option<usize>,
+    pub overlay: Option<bool>,
+    pub variation_seed: Option<u64>,
+    pub variation_strength: Option<f64>,
+    pub denoising_end: Option<f64>,
+    pub denoising_start: Option<f64>,
+    pub aesthetic_score: Option<f64>,
+    pub negative_aesthetic_score: Option<f64>,
+    /// Complete, but for `scale`, which `width` and `height` stand for.
+    pub hires: Option<Hires>,
 }
 
 impl Job {
     /// The seed that makes picture `image` of this job again: alone in [`SeedMode::PerImage`], with all the others in
     /// [`SeedMode::Batch`].
     pub fn image_seed(&self, image: usize) -> u64 {
-        match self.seed_mode {
-            SeedMode::PerImage => self.seed.wrapping_add(image as u64),
-            SeedMode::Batch => self.seed,
+        match (self.seed_mode, self.variation_seed) {
+            (SeedMode::PerImage, None) => self.seed.wrapping_add(image as u64),
+            _ => self.seed,
         }
+    }
+
+    /// The variation seed that makes picture `image` again, if the job has one.
+    pub fn image_variation_seed(&self, image: usize) -> Option<u64> {
+        let seed = self.variation_seed?;
+        Some(match self.seed_mode {
+            SeedMode::PerImage => seed.wrapping_add(image as u64),
+            SeedMode::Batch => seed,
+        })
     }
 }
 
@@ -65,13 +98,18 @@ impl Request {
     ///
     /// # Errors
     /// [`Error::Field`] names the first field whose value this model cannot work with, the value, and what is allowed;
-    /// [`Error::NotTextToImage`] if the model needs more than text.
+    /// [`Error::NotTextToImage`] if the model needs more than text, [`Error::Picture`] if a picture cannot be read.
     pub fn resolve(&self, model: &ModelConfig) -> Result<Job> {
-        turns_text_into_images(model)?;
+        let task = Task::of(self, model)?;
         let defaults = &model.defaults;
         let (negative_prompt, negative_prompt_2) = self.negative_prompts(model)?;
-        let width = side("width", self.width.unwrap_or(defaults.width), model)?;
-        let height = side("height", self.height.unwrap_or(defaults.height), model)?;
+        let (width, height) = self.size(model)?;
+        let num_inference_steps = within(
+            "num_inference_steps",
+            self.num_inference_steps
+                .unwrap_or(defaults.num_inference_steps),
+            1..=1000,
+        )?;
         let [
             original_size,
             crops_coords_top_left,
@@ -79,33 +117,28 @@ impl Request {
             negative_original_size,
             negative_crops,
             negative_target_size,
-        ] = self.sizes(model, (height, width))?;
+        ] = self.size_conditioning(model, task, (height, width))?;
+        let (aesthetic_score, negative_aesthetic_score) = self.aesthetic_scores(model)?;
+        let (denoising_start, denoising_end) = self.hand_over(model)?;
+        let (variation_seed, variation_strength) = self.variation()?;
         let layers = model
             .text_encoders
             .iter()
             .map(|encoder| encoder.clip.num_hidden_layers)
             .min();
+        let inpaints = task == Task::Inpaint;
         let job = Job {
             prompt: self.prompt.clone(),
             negative_prompt,
             prompt_2: second_prompt("prompt_2", &self.prompt_2, &self.prompt, model)?,
             negative_prompt_2,
-            num_inference_steps: within(
-                "num_inference_steps",
-                self.num_inference_steps
-                    .unwrap_or(defaults.num_inference_steps),
-                1..=1000,
-            )?,
+            num_inference_steps,
             guidance_scale: within(
                 "guidance_scale",
                 self.guidance_scale.unwrap_or(defaults.guidance_scale),
                 0.0..=100.0,
             )?,
-            guidance_rescale: within(
-                "guidance_rescale",
-                self.guidance_rescale.unwrap_or(0.0),
-                0.0..=1.0,
-            )?,
+            guidance_rescale: self.guidance_rescale(model, task)?,
             width,
             height,
             seed: self.seed.unwrap_or_else(drawn_seed),
@@ -124,10 +157,71 @@ impl Request {
             negative_original_size,
             negative_crops_coords_top_left: negative_crops,
             negative_target_size,
+            init_image: self.init_image.clone(),
+            strength: self.strength(model, task)?,
+            resize_mode: self.resize_mode(task)?,
+            mask_image: self.mask_image.clone(),
+            mask_polarity: inpaints.then(|| self.mask_polarity.unwrap_or_default()),
+            mask_blur: inpaints
+                .then(|| within("mask_blur", self.mask_blur.unwrap_or(0.0), 0.0..=MAX_BLUR))
+                .transpose()?,
+            padding_mask_crop: self
+                .padding_mask_crop
+                .map(|padding| within("padding_mask_crop", padding, 0..=MAX_SIDE))
+                .transpose()?,
+            overlay: inpaints.then(|| self.overlays()).transpose()?,
+            variation_seed,
+            variation_strength,
+            denoising_end,
+            denoising_start,
+            aesthetic_score,
+            negative_aesthetic_score,
+            hires: self.second_pass(model, (width, height), num_inference_steps)?,
         };
-        // Not every number of steps suits every scheduler: better said now than when the run starts.
-        scheduler::build(model, &job)?;
+        // Not every number of steps suits every scheduler, nor every mask a picture: better said now than when the run
+        // starts.
+        Pass::all(model, &job)?;
+        Source::new(&job)?;
         Ok(job)
+    }
+
+    fn guidance_rescale(&self, model: &ModelConfig, task: Task) -> Result<f64> {
+        let share = within(
+            "guidance_rescale",
+            self.guidance_rescale.unwrap_or(0.0),
+            0.0..=1.0,
+        )?;
+        if share > 0.0 && task != Task::TextToImage && !model.is_xl() {
+            let expected = "0: only XL has it when there is an init_image";
+            return Err(wrong("guidance_rescale", share, expected));
+        }
+        Ok(share)
+    }
+
+    fn resize_mode(&self, task: Task) -> Result<Option<ResizeMode>> {
+        // Putting a picture back undoes how it was brought to size.
+        let only = match (self.padding_mask_crop, self.overlay) {
+            _ if matches!(task, Task::TextToImage | Task::HandOver) => return Ok(None),
+            (Some(_), _) => Some(("fill, with padding_mask_crop", ResizeMode::Fill)),
+            (None, Some(true)) => Some(("stretch, with overlay", ResizeMode::Stretch)),
+            (None, _) => None,
+        };
+        match (self.resize_mode, only) {
+            (Some(mode), Some((expected, only))) if mode != only => {
+                Err(wrong("resize_mode", format!("{mode:?}"), expected))
+            }
+            (mode, only) => Ok(Some(
+                mode.or(only.map(|(_, only)| only)).unwrap_or_default(),
+            )),
+        }
+    }
+
+    fn overlays(&self) -> Result<bool> {
+        match (self.padding_mask_crop, self.overlay) {
+            (Some(_), Some(false)) => Err(wrong("overlay", false, "true, with padding_mask_crop")),
+            (Some(_), _) => Ok(true),
+            (None, overlay) => Ok(overlay.unwrap_or(false)),
+        }
     }
 
     fn negative_prompts(&self, model: &ModelConfig) -> Result<(Option<String>, Option<String>)> {
@@ -142,73 +236,6 @@ impl Request {
             (Some(first), second)
         })
     }
-
-    /// The six pairs of XL's size conditioning, in the order of [`Job`]'s fields; none for a model without it.
-    fn sizes(
-        &self,
-        model: &ModelConfig,
-        picture: (usize, usize),
-    ) -> Result<[Option<(usize, usize)>; 6]> {
-        let conditioned = model.is_xl();
-        let given = [
-            ("original_size", self.original_size),
-            ("crops_coords_top_left", self.crops_coords_top_left),
-            ("target_size", self.target_size),
-            ("negative_original_size", self.negative_original_size),
-            (
-                "negative_crops_coords_top_left",
-                self.negative_crops_coords_top_left,
-            ),
-            ("negative_target_size", self.negative_target_size),
-        ];
-        for (field, pair) in given {
-            let Some(pair) = pair else {
-                continue;
-            };
-            if !conditioned {
-                return Err(wrong(
-                    field,
-                    format!("{pair:?}"),
-                    "none: this model is not conditioned on sizes",
-                ));
-            }
-            within(field, pair.0, 0..=MAX_CONDITION)?;
-            within(field, pair.1, 0..=MAX_CONDITION)?;
-        }
-        if !conditioned {
-            return Ok([None; 6]);
-        }
-        let positive = [
-            self.original_size.unwrap_or(picture),
-            self.crops_coords_top_left.unwrap_or_default(),
-            self.target_size.unwrap_or(picture),
-        ];
-        let negative = match (self.negative_original_size, self.negative_target_size) {
-            (Some(original), Some(target)) => [
-                original,
-                self.negative_crops_coords_top_left.unwrap_or_default(),
-                target,
-            ],
-            _ => positive,
-        };
-        let ([a, b, c], [d, e, f]) = (positive, negative);
-        Ok([a, b, c, d, e, f].map(Some))
-    }
-}
-
-/// Refuses the models that need an image, a mask or a class beside the text.
-fn turns_text_into_images(model: &ModelConfig) -> Result<()> {
-    let unet = &model.unet;
-    let reason = if model.index.requires_aesthetics_score {
-        "it is a refiner, which goes on with another model's images"
-    } else if unet.in_channels != model.vae.latent_channels {
-        "its UNet also takes an image, and a mask if it is an inpainting model"
-    } else if unet.class_embed_type.is_some() || unet.num_class_embeds.is_some() {
-        "its UNet also takes a class label"
-    } else {
-        return Ok(());
-    };
-    Err(Error::NotTextToImage { reason })
 }
 
 /// A prompt of the second text encoder, which defaults to the first one's; none for a model with one encoder.

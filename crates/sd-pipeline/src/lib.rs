@@ -1,5 +1,6 @@
-//! Stable Diffusion text-to-image on [Candle](candle_core), with the numbers of diffusers: the same weights, request and
-//! seed give the same latents and the same picture.
+//! Stable Diffusion on [Candle](candle_core), with the numbers of diffusers: the same weights, request and seed give the
+//! same latents and the same picture. Text-to-image, image-to-image, inpainting, the hand-over to a refiner and a second
+//! pass at a larger size.
 //!
 //! A [`Pipeline`] is a loaded model. A [`Request`] says what to draw and becomes a complete [`Job`]; a [`Run`] is one
 //! generation, which its caller advances one UNet call at a time. [`Pipeline::generate`] does it all at once:
@@ -29,15 +30,21 @@ mod batch;
 mod conditioning;
 mod error;
 mod guidance;
+mod hires;
 mod image;
 mod init;
+mod inpaint;
+mod interpolate;
 mod job;
 mod metadata;
+mod pass;
 mod pipeline;
 mod request;
 mod run;
 mod scheduler;
 mod snapshot;
+mod source;
+mod variation;
 
 pub use crate::image::to_rgb;
 pub use ::image::RgbImage;
@@ -46,10 +53,10 @@ pub use conditioning::{Branch, Conditions};
 pub use error::{Error, Result};
 pub use job::Job;
 pub use pipeline::{Images, Pipeline, PipelineBuilder};
-pub use request::{Hires, MaskPolarity, Request, ResizeMode, SeedMode, Upscaler};
+pub use request::{Hires, MaskPolarity, Request, SeedMode, Upscaler};
 pub use run::{Progress, Run};
 pub use sd_config::{ModelConfig, Version};
-pub use sd_image::Picture;
+pub use sd_image::{Picture, ResizeMode};
 pub use sd_models::{LoadOptions, ModelSource};
 
 /// The small model inside this crate, which draws shapes at 128x128 pixels and needs no download.

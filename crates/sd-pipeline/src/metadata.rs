@@ -54,12 +54,25 @@ impl Pipeline {
         Ok(format!("{text}\n{}", settings.join(", ")))
     }
 
-    /// Everything needed to make picture `image` of a job again: `{"software", "version", "model", "image", "seed", "job"}`.
-    /// The job is a [`Request`](crate::Request) too.
+    /// Everything needed to make picture `image` of a job again: `{"software", "version", "model", "image", "seed",
+    /// "variation_seed", "job"}`.
+    /// The job is a [`Request`](crate::Request) too, but for the pictures it was given, of which only `{"sha256"}` is there.
     ///
     /// # Errors
     /// As [`weights_sha256`](Self::weights_sha256).
     pub fn metadata(&self, job: &Job, image: usize) -> Result<Value> {
+        let mut job = job.clone();
+        let pictures = [
+            ("init_image", job.init_image.take()),
+            ("mask_image", job.mask_image.take()),
+        ];
+        let (seed, variation_seed) = (job.image_seed(image), job.image_variation_seed(image));
+        let mut job = json!(job);
+        for (field, picture) in pictures {
+            if let Some(picture) = picture {
+                job[field] = json!({"sha256": picture.sha256()});
+            }
+        }
         Ok(json!({
             "software": env!("CARGO_PKG_NAME"),
             "version": env!("CARGO_PKG_VERSION"),
@@ -69,7 +82,8 @@ impl Pipeline {
                 "sha256": self.weights_sha256()?,
             },
             "image": image,
-            "seed": job.image_seed(image),
+            "seed": seed,
+            "variation_seed": variation_seed,
             "job": job,
         }))
     }

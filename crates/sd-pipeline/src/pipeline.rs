@@ -2,12 +2,12 @@
 
 use std::{ops::ControlFlow, sync::Arc};
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use sd_config::ModelConfig;
 use sd_models::{LoadOptions, Model, ModelSource};
 
-use crate::{Error, Job, Progress, Request, Result, Run, batch, snapshot};
+use crate::{Error, Job, Progress, Request, Result, Run, batch, job::wrong, snapshot};
 
 /// A loaded model. Immutable and shareable between threads; all state of a generation is in its [`Run`].
 ///
@@ -78,12 +78,55 @@ impl Pipeline {
         &self.model.config
     }
 
-    /// Starts a generation: completes the request, encodes its text and draws its noise.
+    /// The complete job that [`start`](Self::start) makes of a request.
     ///
     /// # Errors
-    /// As [`Request::resolve`]; the text encoder failed.
+    /// As [`Request::resolve`].
+    pub fn resolve(&self, request: &Request) -> Result<Job> {
+        request.resolve(self.config())
+    }
+
+    /// Starts a generation: completes the request, encodes its text and pictures and draws its noise.
+    ///
+    /// # Errors
+    /// As [`Request::resolve`]; a request with `denoising_start`; the text encoder or the autoencoder failed.
     pub fn start(&self, request: &Request) -> Result<Run> {
-        Run::start(self, request.resolve(self.config())?)
+        Run::start(self, self.resolve(request)?)
+    }
+
+    /// Starts a generation that goes on where another one stopped: XL's refiner after its base model. `latents`
+    /// `[num_images, c, h, w]` are those of [`Run::latents`] at the end of a run with `denoising_end`, the request's
+    /// `denoising_start` the same share. Width, height and number of pictures are the latents'.
+    ///
+    /// # Errors
+    /// As [`Request::resolve`]; the request has no `denoising_start` or is at odds with the latents' shape; the text
+    /// encoder failed.
+    pub fn start_from(&self, request: &Request, latents: &Tensor) -> Result<Run> {
+        if request.denoising_start.is_none() {
+            let expected = "the share that the latents are at";
+            return Err(wrong("denoising_start", "none", expected));
+        }
+        let factor = self.config().vae.factor();
+        let [num_images, _, height, width] = *latents.dims() else {
+            return Err(Error::NotLatents {
+                found: latents.dims().to_vec(),
+                expected: "four dimensions".into(),
+            });
+        };
+        let job = self.resolve(&Request {
+            num_images: request.num_images.or(Some(num_images)),
+            height: request.height.or(Some(height.saturating_mul(factor))),
+            width: request.width.or(Some(width.saturating_mul(factor))),
+            ..request.clone()
+        })?;
+        let expected = self.latent_shape(&job);
+        if latents.dims() != expected {
+            return Err(Error::NotLatents {
+                found: latents.dims().to_vec(),
+                expected: format!("{expected:?}"),
+            });
+        }
+        Run::start_from(self, job, latents)
     }
 
     /// Goes on with a run from the bytes of [`Run::snapshot`]. Bytes from anywhere are safe to pass.
@@ -127,7 +170,7 @@ impl Pipeline {
         request: &Request,
         mut observer: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Images> {
-        let job = request.resolve(self.config())?;
+        let job = self.resolve(request)?;
         let _span = tracing::info_span!(
             "generate",
             seed = job.seed,
@@ -159,6 +202,11 @@ impl Pipeline {
         } else {
             Err(Error::OtherPipeline)
         }
+    }
+
+    /// Whether the UNet sees the mask and what to keep beside the latents.
+    pub(crate) fn takes_mask(&self) -> bool {
+        self.config().unet.in_channels > self.config().vae.latent_channels
     }
 
     pub(crate) fn latent_shape(&self, job: &Job) -> [usize; 4] {

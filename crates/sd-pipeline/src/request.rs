@@ -1,6 +1,6 @@
 //! What a caller asks for: a prompt, and whatever should differ from the model's defaults.
 
-use sd_image::Picture;
+use sd_image::{Picture, ResizeMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -71,14 +71,14 @@ pub struct Request {
     /// How much of `init_image` to change, 0 to 1: the share of `num_inference_steps` that is made. `None`: 0.8, with a mask
     /// 1; XL: 0.3, with a mask 0.9999.
     pub strength: Option<f64>,
-    /// How `init_image` and `mask_image` are brought to `width` and `height`. `None`: stretched, with `padding_mask_crop`
-    /// filled.
+    /// How `init_image` and `mask_image` are brought to `width` and `height`. `None`: [`ResizeMode::Stretch`], and
+    /// [`ResizeMode::Fill`] with `padding_mask_crop`; these are the only ones that an overlay can undo.
     pub resize_mode: Option<ResizeMode>,
     /// Which part of `init_image` to paint anew; the rest is kept.
     pub mask_image: Option<Picture>,
     /// What `mask_image` says. `None`: white is painted anew.
     pub mask_polarity: Option<MaskPolarity>,
-    /// Radius in pixels of the Gaussian that softens the mask, 0 to 256. `None`: 0. The model sees the softened mask cut at
+    /// Radius in pixels of the Gaussian that softens the mask, 0 to 1024. `None`: 0. The model sees the softened mask cut at
     /// half; the `overlay` blends along it.
     pub mask_blur: Option<f64>,
     /// Works on the masked part alone, at full `width` and `height`: the smallest part of the picture that holds the mask and
@@ -102,20 +102,6 @@ pub struct Request {
     pub negative_aesthetic_score: Option<f64>,
     /// Enlarges the finished picture, and refines it in a second pass.
     pub hires: Option<Hires>,
-}
-
-/// How a picture is brought to another size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ResizeMode {
-    /// Each side for itself. In diffusers: `default`.
-    #[default]
-    #[serde(alias = "default")]
-    Stretch,
-    /// The whole picture, in proportion; what is left over repeats its edges.
-    Fill,
-    /// The middle of the picture, in proportion.
-    Crop,
 }
 
 /// What a mask says.

@@ -2,16 +2,22 @@
 
 use std::sync::{Arc, Weak};
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use image::RgbImage;
 use sd_models::Model;
-use sd_scheduler::{Scheduler, SeededNoise};
+use sd_scheduler::SeededNoise;
 
 use crate::{
     Conditions, Error, Job, Pipeline, Result,
     error::Doing,
+    hires,
     image::{finite, to_rgb, unit_range},
-    init, scheduler, snapshot,
+    init::{self, Start},
+    inpaint::Inpaint,
+    job::wrong,
+    pass::Pass,
+    snapshot,
+    source::Source,
 };
 
 /// One generation, started by [`Pipeline::start`]. The caller owns the loop: drop a run to cancel it, look at
@@ -36,13 +42,17 @@ pub struct Run {
     /// Weak, as a paused run is no reason to keep gigabytes of weights.
     pub(crate) model: Weak<Model>,
     pub(crate) conditions: Conditions,
-    pub(crate) scheduler: Box<dyn Scheduler>,
+    /// One, or two with [`Job::hires`].
+    pub(crate) passes: Vec<Pass>,
+    /// Which pass the next call belongs to: the last one when there is none.
+    pub(crate) pass: usize,
+    /// The next call of that pass's plan.
+    pub(crate) call: usize,
     pub(crate) noise: SeededNoise,
     /// `[num_images, c, h, w]` f32, variance-preserving.
     pub(crate) latents: Tensor,
+    pub(crate) inpaint: Option<Inpaint>,
     pub(crate) denoised: Option<Tensor>,
-    /// UNet calls made.
-    pub(crate) call: usize,
 }
 
 /// Where a run is after a UNet call.
@@ -51,7 +61,7 @@ pub struct Run {
 pub struct Progress {
     /// Steps complete.
     pub step: usize,
-    /// Steps asked for.
+    /// Steps of the run, of both passes if it has two: less than were asked for where [`Job::strength`] leaves some out.
     pub num_steps: usize,
     /// UNet calls made; some schedulers make more than one a step.
     pub call: usize,
@@ -65,22 +75,58 @@ pub struct Progress {
 
 impl Run {
     pub(crate) fn start(pipeline: &Pipeline, job: Job) -> Result<Self> {
-        let scheduler = scheduler::build(pipeline.config(), &job)?;
+        if let Some(share) = job.denoising_start {
+            let expected = "none: only a run started from latents goes on";
+            return Err(wrong("denoising_start", share, expected));
+        }
         let conditions = Conditions::encode(&pipeline.model, &job)?;
+        let passes = Pass::all(pipeline.config(), &job)?;
         let mut noise = init::noise(&job);
-        let shape = pipeline.latent_shape(&job);
-        let latents = init::latents(shape, conditions.device(), scheduler.plan(), &mut noise)?;
-        let model = Arc::downgrade(&pipeline.model);
-        Ok(Self {
-            job,
-            model,
-            conditions,
-            scheduler,
-            noise,
+        let start = init::start(pipeline, &job, &passes[0], conditions.device(), &mut noise)?;
+        Ok(Self::at_start(
+            pipeline, job, conditions, passes, noise, start,
+        ))
+    }
+
+    /// Goes on with latents `[num_images, c, h, w]` at the scale diffusers shows.
+    pub(crate) fn start_from(pipeline: &Pipeline, job: Job, latents: &Tensor) -> Result<Self> {
+        let conditions = Conditions::encode(&pipeline.model, &job)?;
+        let passes = Pass::all(pipeline.config(), &job)?;
+        let noise = init::noise(&job);
+        let scale = passes[0].plan().reference_scale(passes[0].first);
+        let latents = latents
+            .to_device(conditions.device())
+            .and_then(|latents| latents.to_dtype(DType::F32)? / scale)
+            .doing("placing the latents")?;
+        let start = Start {
             latents,
+            inpaint: None,
+        };
+        Ok(Self::at_start(
+            pipeline, job, conditions, passes, noise, start,
+        ))
+    }
+
+    fn at_start(
+        pipeline: &Pipeline,
+        job: Job,
+        conditions: Conditions,
+        passes: Vec<Pass>,
+        noise: SeededNoise,
+        start: Start,
+    ) -> Self {
+        Self {
+            job,
+            model: Arc::downgrade(&pipeline.model),
+            conditions,
+            call: passes[0].first,
+            passes,
+            pass: 0,
+            noise,
+            latents: start.latents,
+            inpaint: start.inpaint,
             denoised: None,
-            call: 0,
-        })
+        }
     }
 
     /// Makes one UNet call and moves the latents by it. Returns None when there is nothing left to do.
@@ -95,7 +141,7 @@ impl Run {
 
     /// Whether the last UNet call is made, and [`finish`](Self::finish) has pictures to give.
     pub fn is_done(&self) -> bool {
-        self.call >= self.scheduler.plan().calls()
+        self.call >= self.passes[self.pass].end
     }
 
     /// The job this run works on.
@@ -113,20 +159,28 @@ impl Run {
         &self.conditions.truncated
     }
 
+    /// Whether [`Pipeline::advance_many`] takes this run and another in one UNet call, as they are now.
+    pub fn joins(&self, other: &Self) -> bool {
+        self.model.ptr_eq(&other.model)
+            && self.latents.dims()[1..] == other.latents.dims()[1..]
+            && self.text().dims() == other.text().dims()
+    }
+
     /// The latents `[num_images, c, height / 8, width / 8]` f32, at the scale diffusers shows at this point: before the
-    /// first call, noise times the scheduler's `init_noise_sigma`.
+    /// first call of text-to-image, noise times the scheduler's `init_noise_sigma`. With [`Job::hires`] they grow after
+    /// the first pass's last call.
     ///
     /// # Errors
     /// The device failed.
     pub fn latents(&self) -> Result<Tensor> {
-        match self.scheduler.plan().reference_scale(self.call) {
+        match self.passes[self.pass].plan().reference_scale(self.call) {
             1.0 => Ok(self.latents.clone()),
             scale => (&self.latents * scale).doing("scaling the latents"),
         }
     }
 
-    /// What the last UNet call took the finished latents to be, shaped as [`latents`](Self::latents): the material of a
-    /// preview. None before the first call and just after [`Pipeline::resume`].
+    /// What the last UNet call took the finished latents to be, shaped as its [`latents`](Self::latents): the material of
+    /// a preview. None before the first call and just after [`Pipeline::resume`].
     pub fn denoised(&self) -> Option<&Tensor> {
         self.denoised.as_ref()
     }
@@ -143,6 +197,7 @@ impl Run {
     }
 
     /// Decodes the latents as they are now: pictures `[num_images, 3, height, width]` f32, red, green, blue in 0..1.
+    /// [`Job::overlay`] has no part in it.
     ///
     /// # Errors
     /// [`Error::OtherPipeline`], [`Error::NotFinite`], or the autoencoder failed.
@@ -164,11 +219,27 @@ impl Run {
     pub fn finish(&self, pipeline: &Pipeline) -> Result<Vec<RgbImage>> {
         if !self.is_done() {
             return Err(Error::Unfinished {
-                call: self.call,
-                num_calls: self.scheduler.plan().calls(),
+                call: self.calls_made(),
+                num_calls: self.calls(),
             });
         }
-        to_rgb(&self.decode(pipeline)?)
+        self.pictures(&self.decode(pipeline)?)
+    }
+
+    /// The pictures of what [`decode`](Self::decode) returned: [`to_rgb`], and with [`Job::overlay`] laid over the
+    /// original.
+    ///
+    /// # Errors
+    /// [`Error::NotImages`], or the tensor cannot be read back from its device.
+    pub fn pictures(&self, decoded: &Tensor) -> Result<Vec<RgbImage>> {
+        let pictures = to_rgb(decoded)?;
+        match Source::new(&self.job)? {
+            Some(source) if self.job.overlay == Some(true) => pictures
+                .iter()
+                .map(|picture| source.overlay(picture))
+                .collect(),
+            _ => Ok(pictures),
+        }
     }
 
     /// The encoded prompt, `[1, tokens, features]`.
@@ -181,31 +252,82 @@ impl Run {
         self.conditions.branches().count() * self.job.num_images
     }
 
-    /// The training timestep of the next UNet call.
-    pub(crate) fn timestep(&self) -> f64 {
-        self.scheduler.plan().levels()[self.call].timestep
+    /// The latents as the UNet sees them, with the channels of an inpainting model.
+    pub(crate) fn unet_input(&self) -> Result<Tensor> {
+        match &self.inpaint {
+            Some(inpaint) => inpaint
+                .input(&self.latents)
+                .doing("joining latents and mask"),
+            None => Ok(self.latents.clone()),
+        }
     }
 
-    /// Moves the latents by a guided prediction `[num_images, c, h, w]`.
-    pub(crate) fn step(&mut self, prediction: &Tensor) -> Result<Progress> {
-        // A failed step must leave the generators as they were, too.
+    /// The training timestep of the next UNet call.
+    pub(crate) fn timestep(&self) -> f64 {
+        self.passes[self.pass].plan().levels()[self.call].timestep
+    }
+
+    /// UNet calls made, in all passes.
+    pub(crate) fn calls_made(&self) -> usize {
+        let before = self.passes[..self.pass].iter().map(Pass::calls);
+        before.sum::<usize>() + self.call - self.passes[self.pass].first
+    }
+
+    /// UNet calls of the run.
+    pub(crate) fn calls(&self) -> usize {
+        self.passes.iter().map(Pass::calls).sum()
+    }
+
+    /// Moves the latents by a guided prediction `[num_images, c, h, w]`. When that fails nothing has changed.
+    pub(crate) fn step(&mut self, pipeline: &Pipeline, prediction: &Tensor) -> Result<Progress> {
+        let before = self.passes[self.pass].scheduler.state();
+        let (pass, call) = (self.pass, self.call);
+        self.try_step(pipeline, prediction)
+            .inspect_err(|_| {
+                // It is the scheduler's own state.
+                let _ = self.passes[pass].scheduler.restore(before);
+            })
+            .map(|()| self.progress(pass, call))
+    }
+
+    fn try_step(&mut self, pipeline: &Pipeline, prediction: &Tensor) -> Result<()> {
+        let pass = &mut self.passes[self.pass];
         let mut noise = self.noise.clone();
-        let step = self
+        let step = pass
             .scheduler
             .step(self.call, prediction, &self.latents, &mut noise)?;
+        let next = self.call + 1;
+        let mut latents = step.sample;
+        if let Some(inpaint) = &self.inpaint {
+            latents = inpaint.keep(latents, pass.plan(), next, next == pass.end)?;
+        }
+        if next < pass.end || self.pass + 1 == self.passes.len() {
+            self.call = next;
+        } else if let (Some(second), Some(hires)) = (self.job.second_pass(), &self.job.hires) {
+            let pass = &self.passes[self.pass + 1];
+            let upscaler = hires.upscaler.unwrap_or_default();
+            let conditions = self.conditions.sized(&second)?;
+            (latents, noise) = hires::start(pipeline, &second, upscaler, pass, &latents)?;
+            (self.pass, self.call) = (self.pass + 1, pass.first);
+            self.conditions = conditions;
+        }
         self.noise = noise;
-        self.latents = step.sample;
+        self.latents = latents;
         self.denoised = Some(step.denoised);
-        self.call += 1;
-        let plan = self.scheduler.plan();
-        let level = &plan.levels()[self.call - 1];
-        Ok(Progress {
-            step: plan.steps_done(self.call),
-            num_steps: plan.steps(),
-            call: self.call,
-            num_calls: plan.calls(),
+        Ok(())
+    }
+
+    /// After a call of a pass's plan.
+    fn progress(&self, pass: usize, call: usize) -> Progress {
+        let (before, pass) = (&self.passes[..pass], &self.passes[pass]);
+        let level = &pass.plan().levels()[call];
+        Progress {
+            step: before.iter().map(Pass::steps).sum::<usize>() + pass.steps_done(call + 1),
+            num_steps: self.passes.iter().map(Pass::steps).sum(),
+            call: before.iter().map(Pass::calls).sum::<usize>() + call + 1 - pass.first,
+            num_calls: self.calls(),
             timestep: level.timestep,
             sigma: level.sigma,
-        })
+        }
     }
 }

@@ -12,7 +12,9 @@ use sd_scheduler::{SchedulerState, SeededNoise, rng::TorchGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Conditions, Error, Pipeline, Request, Result, Run, error::Doing, init, scheduler};
+use crate::{
+    Conditions, Error, Picture, Pipeline, Request, Result, Run, error::Doing, init, pass::Pass,
+};
 
 /// The metadata's one key. One, as the order of several would change from file to file.
 const DESCRIPTION: &str = "sd_pipeline_run";
@@ -23,6 +25,9 @@ const LATENTS: &str = "latents";
 const SCHEDULER: &str = "scheduler.";
 /// Prefix of the generators' states, which are bytes.
 const GENERATOR: &str = "generator.";
+/// The encoded bytes of the job's pictures.
+const INIT_IMAGE: &str = "init_image";
+const MASK_IMAGE: &str = "mask_image";
 
 #[derive(Serialize, Deserialize)]
 struct Description<J> {
@@ -37,25 +42,38 @@ struct Description<J> {
 pub(crate) fn write(run: &Run) -> Result<Vec<u8>> {
     let model = run.model.upgrade().ok_or(Error::OtherPipeline)?;
     let mut tensors = BTreeMap::from([(LATENTS.to_string(), on_host(&run.latents)?)]);
-    for (key, tensor) in run.scheduler.state().tensors {
+    for (key, tensor) in run.passes[run.pass].scheduler.state().tensors {
         tensors.insert(format!("{SCHEDULER}{key}"), on_host(&tensor)?);
     }
     for (index, generator) in run.noise.generators().iter().enumerate() {
-        let state = Tensor::new(generator.to_bytes(), &Device::Cpu).doing("saving a generator")?;
-        tensors.insert(format!("{GENERATOR}{index}"), state);
+        tensors.insert(format!("{GENERATOR}{index}"), bytes(&generator.to_bytes())?);
+    }
+    // As tensors, since the metadata's size is limited.
+    let mut job = run.job.clone();
+    for (name, picture) in [
+        (INIT_IMAGE, job.init_image.take()),
+        (MASK_IMAGE, job.mask_image.take()),
+    ] {
+        if let Some(picture) = picture {
+            tensors.insert(name.into(), bytes(picture.bytes())?);
+        }
     }
     let weights = model.weights_sha256()?.into();
     let description = Description {
         version: VERSION,
         weights,
-        call: run.call,
-        job: &run.job,
+        call: run.calls_made(),
+        job: &job,
     };
     let metadata = HashMap::from([(
         DESCRIPTION.to_string(),
         serde_json::to_string(&description)?,
     )]);
     Ok(safetensors::serialize(tensors, Some(metadata))?)
+}
+
+fn bytes(values: &[u8]) -> Result<Tensor> {
+    Tensor::new(values, &Device::Cpu).doing("saving bytes")
 }
 
 /// Candle's tensors serialise themselves, and panic if that fails: it cannot once they are on the host.
@@ -76,11 +94,20 @@ pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
         });
     }
     // A job's JSON is a request: resolving it checks every limit again.
-    let job = Request::from_map(job)?.resolve(pipeline.config())?;
-    let conditions = Conditions::encode(&pipeline.model, &job)?;
-
-    let shape = pipeline.latent_shape(&job);
-    let tensor = |name: &str| tensor(&file, name, &shape, conditions.device());
+    let mut request = Request::from_map(job)?;
+    request.init_image = picture(&file, INIT_IMAGE)?;
+    request.mask_image = picture(&file, MASK_IMAGE)?;
+    let job = pipeline.resolve(&request)?;
+    let mut passes = Pass::all(pipeline.config(), &job)?;
+    let (pass, call) = position(&passes, call)?;
+    let mut conditions = Conditions::encode(&pipeline.model, &job)?;
+    let mut shape = pipeline.latent_shape(&job);
+    if let Some(second) = job.second_pass().filter(|_| pass > 0) {
+        conditions = conditions.sized(&second)?;
+        shape = pipeline.latent_shape(&second);
+    }
+    let device = conditions.device();
+    let tensor = |name: &str| tensor(&file, name, &shape, device);
     let latents = tensor(LATENTS)?;
     let mut tensors = BTreeMap::new();
     for name in file.names() {
@@ -88,25 +115,55 @@ pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
             tensors.insert(key.to_string(), tensor(name)?);
         }
     }
-    let mut scheduler = scheduler::build(pipeline.config(), &job)?;
-    scheduler.restore(SchedulerState {
-        start: 0,
+    let start = passes[pass].first;
+    passes[pass].scheduler.restore(SchedulerState {
+        start,
         next: call,
         tensors,
     })?;
-    let generators = (0..init::noise(&job).generators().len())
+    // What to keep of a picture follows from the job and the generators as they were at the start.
+    let mut noise = init::noise(&job);
+    let generators = (0..noise.generators().len())
         .map(|index| generator(&file, &format!("{GENERATOR}{index}")))
         .collect::<Result<_>>()?;
+    let inpaint = match &job.mask_image {
+        Some(_) => init::start(pipeline, &job, &passes[0], device, &mut noise)?.inpaint,
+        None => None,
+    };
     Ok(Run {
         job,
         model: Arc::downgrade(&pipeline.model),
         conditions,
-        scheduler,
+        passes,
+        pass,
+        call,
         noise: SeededNoise::from_generators(generators),
         latents,
+        inpaint,
         denoised: None,
-        call,
     })
+}
+
+/// The pass and the call of its plan that come after so many calls of a run.
+fn position(passes: &[Pass], made: usize) -> Result<(usize, usize)> {
+    let mut left = made;
+    for (index, pass) in passes.iter().enumerate() {
+        let last = index + 1 == passes.len();
+        if left < pass.calls() || last && left == pass.calls() {
+            return Ok((index, pass.first + left));
+        }
+        left -= pass.calls();
+    }
+    let calls: usize = passes.iter().map(Pass::calls).sum();
+    Err(wrong("call", format!("at most {calls}")))
+}
+
+fn picture(file: &SafeTensors<'_>, name: &str) -> Result<Option<Picture>> {
+    match file.tensor(name) {
+        Ok(view) if view.dtype() == Dtype::U8 => Ok(Some(Picture::from_bytes(view.data()))),
+        Ok(_) => Err(wrong(name, "a picture's bytes")),
+        Err(_) => Ok(None),
+    }
 }
 
 fn description(bytes: &[u8]) -> Result<Description<Map<String, Value>>> {

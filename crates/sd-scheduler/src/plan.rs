@@ -1,6 +1,8 @@
 //! The trajectory of a run, decided before it starts.
 
-use crate::NoiseLevel;
+use candle_core::Tensor;
+
+use crate::{NoiseLevel, Result, tensor::combine};
 
 /// The noise levels that a run passes through, and how its network calls make up its steps.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,6 +122,49 @@ impl Plan {
         }
     }
 
+    /// The first call of a run that goes on with latents that another left at this share of the
+    /// way, 0 to 1: the first whose timestep is lower (the reference's `denoising_start`, rounded
+    /// up to a whole step). [`calls`](Self::calls) when there is none.
+    pub fn resumes_at(&self, share: f64, train_timesteps: usize) -> usize {
+        let cutoff = cutoff(share, train_timesteps);
+        let calls = &self.levels[..self.calls()];
+        let mut left = calls.iter().filter(|call| call.timestep < cutoff).count();
+        if self.calls_per_step == 2 && left.is_multiple_of(2) {
+            left += 1;
+        }
+        self.calls().saturating_sub(left)
+    }
+
+    /// The call before which a run from `first` on stops, to leave its latents to another at this
+    /// share of the way, 0 to 1: the first whose timestep is lower (the reference's
+    /// `denoising_end`). `first` itself when that is the one.
+    pub fn stops_at(&self, share: f64, train_timesteps: usize, first: usize) -> usize {
+        let cutoff = cutoff(share, train_timesteps);
+        let calls = self.levels[..self.calls()].iter().skip(first);
+        first + calls.filter(|call| call.timestep >= cutoff).count()
+    }
+
+    /// The clean samples `x0` brought to the level of `call`'s input with `noise`, both of one
+    /// shape: where a run starts that changes an image, and what inpainting puts back between two
+    /// calls.
+    ///
+    /// In the middle of a step of two calls the reference adds as much noise as the step ends with,
+    /// whatever level its solver looks at there, and so does this.
+    ///
+    /// # Errors
+    /// When the shapes or devices differ.
+    pub fn noised(&self, call: usize, x0: &Tensor, noise: &Tensor) -> Result<Tensor> {
+        let call = call.min(self.calls());
+        let level = self.levels[call];
+        let sigma = match self.levels.get(call + 1) {
+            Some(end) if self.calls_per_step == 2 && call % 2 == 1 => {
+                level.alpha * end.karras_sigma()
+            }
+            _ => level.sigma,
+        };
+        Ok(combine(&[(level.alpha, x0), (sigma, noise)])?)
+    }
+
     /// Latents here times this are the latents that diffusers shows before `call`; `calls()` is the
     /// end of the run.
     pub fn reference_scale(&self, call: usize) -> f64 {
@@ -130,4 +175,10 @@ impl Plan {
             1.0
         }
     }
+}
+
+/// The training timestep at a share of the way from noise to image. Python rounds halves to even.
+fn cutoff(share: f64, train_timesteps: usize) -> f64 {
+    let timesteps = train_timesteps as f64;
+    (timesteps - share * timesteps).round_ties_even()
 }

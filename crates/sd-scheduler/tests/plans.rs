@@ -227,3 +227,68 @@ fn each_sample_can_have_a_generator_of_its_own() {
     let none = zeros().narrow(0, 0, 0).unwrap();
     assert!(SeededNoise::per_sample(&[]).noise(&none).is_err());
 }
+
+#[test]
+fn a_hand_over_leaves_no_call_out() {
+    // Timesteps 751, 501, 251, 1.
+    let euler = build(
+        "euler",
+        r#", "timestep_spacing": "leading", "steps_offset": 1"#,
+        4,
+    )
+    .unwrap();
+    for (share, call) in [
+        (0.01, 0),
+        (0.25, 1),
+        (0.4, 1),
+        (0.7, 2),
+        (0.99, 3),
+        (0.999, 4),
+    ] {
+        let plan = euler.plan();
+        assert_eq!(plan.stops_at(share, 1000, 0), call, "{share}");
+        assert_eq!(plan.resumes_at(share, 1000), call, "{share}");
+    }
+    assert_eq!(euler.plan().stops_at(0.4, 1000, 3), 3);
+    // Twice each but the first: 751, 501, 501, 251, 251, 1, 1.
+    let heun = build(
+        "heun",
+        r#", "timestep_spacing": "leading", "steps_offset": 1"#,
+        4,
+    )
+    .unwrap();
+    for (share, stops, resumes) in [(0.1, 0, 0), (0.4, 1, 0), (0.7, 3, 2), (0.9, 5, 4)] {
+        let plan = heun.plan();
+        assert_eq!(plan.stops_at(share, 1000, 0), stops, "{share}");
+        assert_eq!(plan.resumes_at(share, 1000), resumes, "{share}");
+    }
+}
+
+#[test]
+fn noise_is_added_as_the_reference_does() {
+    let ones = Tensor::ones((1, 1, 1, 2), DType::F32, &Device::Cpu).unwrap();
+    let none = ones.zeros_like().unwrap();
+    let value = |tensor: Tensor| tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0];
+    for name in ["euler", "ddim", "heun", "dpm2", "dpm2_a", "dpmpp_sde"] {
+        let scheduler = build(name, "", 5).unwrap();
+        let plan = scheduler.plan();
+        for call in 0..plan.calls() {
+            let level = plan.levels()[call];
+            assert_eq!(
+                value(plan.noised(call, &ones, &none).unwrap()),
+                level.alpha as f32
+            );
+            let noise = value(plan.noised(call, &none, &ones).unwrap());
+            // Half-way through a step of two calls: the noise at its end, at the sample's own scale.
+            let halfway = name != "euler" && name != "ddim" && call % 2 == 1;
+            let sigma = match halfway {
+                true => level.alpha * plan.levels()[call + 1].karras_sigma(),
+                false => level.sigma,
+            };
+            assert_eq!(noise, sigma as f32, "{name}, call {call}");
+        }
+    }
+    let other = Tensor::ones((1, 1, 1, 3), DType::F32, &Device::Cpu).unwrap();
+    let scheduler = build("euler", "", 5).unwrap();
+    assert!(scheduler.plan().noised(0, &ones, &other).is_err());
+}

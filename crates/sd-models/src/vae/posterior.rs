@@ -78,6 +78,23 @@ impl Posterior {
             .map_err(Error::candle(Component::Vae))
     }
 
+    /// The distributions of the batch, `count` times in a row.
+    ///
+    /// # Errors
+    /// The device fails.
+    pub fn repeat(&self, count: usize) -> crate::Result<Self> {
+        let repeat = |tensor: &Tensor| {
+            tensor
+                .repeat((count, 1, 1, 1))
+                .map_err(Error::candle(Component::Vae))
+        };
+        Ok(Self {
+            mean: repeat(&self.mean)?,
+            logvar: repeat(&self.logvar)?,
+            scaling: self.scaling.clone(),
+        })
+    }
+
     /// The latents that standard normal `noise` picks, scaled: `mean + exp(logvar / 2) * noise`.
     ///
     /// # Errors
