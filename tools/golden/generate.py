@@ -20,6 +20,7 @@ FIXTURES = {
     "tiling": "tiling/",
     "tiny_vaes": "tiny_vaes/",
     "e2e": "e2e/",
+    "images": "images/",
 }
 
 

@@ -11,7 +11,7 @@ use image::{
     RgbImage,
 };
 
-use crate::{Error, Result};
+use crate::{Error, Result, jpeg};
 
 /// How large a picture may be. A larger one is refused by its header, before its pixels are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,17 @@ impl Limits {
             }),
         }
     }
+
+    /// What a decoder under these limits failed of.
+    fn failed(&self, format: &'static str, source: ImageError) -> Error {
+        match source {
+            ImageError::Limits(_) => Error::Memory {
+                format,
+                max_alloc: self.max_alloc,
+            },
+            source => Error::Decode { format, source },
+        }
+    }
 }
 
 /// A decoded picture, turned as its EXIF orientation says.
@@ -86,10 +97,13 @@ pub(crate) fn decode(bytes: &[u8], limits: &Limits) -> Result<Decoded> {
     let (width, height) = decoder.dimensions();
     let color = decoder.color_type();
     let channels = usize::from(color.channel_count());
+    if format == "JPEG" && !jpeg::is_whole(bytes) {
+        return Err(Error::Truncated { format });
+    }
     let mut samples = vec![0; num_bytes];
     decoder
         .read_image_boxed(&mut samples)
-        .map_err(|source| Error::Decode { format, source })?;
+        .map_err(|source| limits.failed(format, source))?;
     if usize::from(color.bytes_per_pixel()) == 2 * channels {
         samples = samples.chunks_exact(2).map(high_byte).collect();
     }
@@ -129,11 +143,11 @@ impl<'a> Header<'a> {
             Ok(ImageFormat::WebP) => "WebP",
             _ => return Err(Error::Format),
         };
-        let decode = |source| Error::Decode { format, source };
-        let mut decoder = decoder(format, bytes, limits).map_err(decode)?;
+        let failed = |source| limits.failed(format, source);
+        let mut decoder = decoder(format, bytes, limits).map_err(failed)?;
         Ok(Self {
             num_bytes: limits.check(decoder.dimensions(), decoder.total_bytes())?,
-            orientation: decoder.orientation().map_err(decode)?,
+            orientation: decoder.orientation().map_err(failed)?,
             format,
             decoder,
         })

@@ -30,10 +30,24 @@ pub enum Error {
         /// What is allowed.
         limits: Limits,
     },
+    /// The decoder needs more memory than allowed, for more than the pixels.
+    #[error("the {format} picture cannot be decoded in {max_alloc} bytes")]
+    Memory {
+        /// The picture's format.
+        format: &'static str,
+        /// [`Limits::max_alloc`].
+        max_alloc: u64,
+    },
+    /// The bytes end before the picture does.
+    #[error("the {format} picture is truncated")]
+    Truncated {
+        /// The picture's format.
+        format: &'static str,
+    },
     /// The bytes are damaged.
     #[error("the {format} picture cannot be decoded")]
     Decode {
-        /// `PNG`, `JPEG` or `WebP`.
+        /// The picture's format.
         format: &'static str,
         /// The decoder's reason.
         #[source]

@@ -13,6 +13,7 @@ use crate::{Filter, Result, resize};
 pub enum ResizeMode {
     /// The picture's proportions. In diffusers: `default`.
     #[default]
+    #[serde(alias = "default")]
     Stretch,
     /// Nothing: the whole picture in the middle, the margins drawn out from its edges.
     Fill,

@@ -12,6 +12,7 @@ mod blur;
 mod decode;
 mod error;
 mod fit;
+mod jpeg;
 mod mask;
 mod outpaint;
 mod overlay;

@@ -93,7 +93,8 @@ impl Picture {
     /// Decodes the picture and turns it as its EXIF orientation says.
     ///
     /// # Errors
-    /// [`Error::Format`], [`Error::TooLarge`] (before any pixel is allocated) or [`Error::Decode`].
+    /// [`Error::Format`], [`Error::TooLarge`] and [`Error::Memory`] (before any pixel is allocated), [`Error::Truncated`]
+    /// or [`Error::Decode`].
     pub fn decode(&self, limits: &Limits) -> Result<Decoded> {
         crate::decode::decode(&self.0, limits)
     }

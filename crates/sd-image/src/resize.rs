@@ -88,21 +88,39 @@ pub(crate) fn resize_from<P: Pixel<Subpixel = u8>>(
         },
     };
 
-    let mut rows = picture.as_raw().clone();
-    let channels = usize::from(P::CHANNEL_COUNT);
-    if (left, right, width) != (0, picture.width(), picture.width()) {
+    let across = |rows: Vec<u8>| {
+        if (left, right, width) == (0, picture.width(), picture.width()) {
+            return rows;
+        }
         let windows = kernel.windows(picture.width(), left..right, width);
-        rows = match channels {
-            1 => across::<1>(&rows, picture.width(), &windows),
-            2 => across::<2>(&rows, picture.width(), &windows),
-            3 => across::<3>(&rows, picture.width(), &windows),
-            _ => across::<4>(&rows, picture.width(), &windows),
-        };
-    }
-    if (top, bottom, height) != (0, picture.height(), picture.height()) {
+        match P::CHANNEL_COUNT {
+            1 => resize_rows::<1>(&rows, picture.width(), &windows),
+            2 => resize_rows::<2>(&rows, picture.width(), &windows),
+            3 => resize_rows::<3>(&rows, picture.width(), &windows),
+            _ => resize_rows::<4>(&rows, picture.width(), &windows),
+        }
+    };
+    let down = |rows: Vec<u8>, width: u32| {
+        if (top, bottom, height) == (0, picture.height(), picture.height()) {
+            return rows;
+        }
         let windows = kernel.windows(picture.height(), top..bottom, height);
-        rows = down(&rows, width as usize * channels, &windows);
-    }
+        resize_columns(
+            &rows,
+            width as usize * usize::from(P::CHANNEL_COUNT),
+            &windows,
+        )
+    };
+    // The order matters, as the first pass rounds and clips to 8 bits. This is the rule of Pillow 13; older ones always
+    // begin with the rows.
+    let fewer_rows = picture.height().saturating_sub(height);
+    let fewer_columns = picture.width().saturating_sub(width);
+    let rows = picture.as_raw().clone();
+    let rows = if u64::from(fewer_rows) > 2 * u64::from(fewer_columns) {
+        across(down(rows, picture.width()))
+    } else {
+        down(across(rows), width)
+    };
     Ok(ImageBuffer::from_raw(width, height, rows).expect("each axis has its new length"))
 }
 
@@ -148,7 +166,7 @@ fn pixel(sum: i32) -> u8 {
 const HALF: i32 = 1 << (PRECISION - 1);
 
 /// Resizes each row; pixels of `C` channels.
-fn across<const C: usize>(rows: &[u8], width: u32, windows: &[Window]) -> Vec<u8> {
+fn resize_rows<const C: usize>(rows: &[u8], width: u32, windows: &[Window]) -> Vec<u8> {
     let mut out = Vec::with_capacity(rows.len() / width as usize * windows.len());
     for row in rows.chunks_exact(width as usize * C) {
         let (row, _) = row.as_chunks::<C>();
@@ -166,7 +184,7 @@ fn across<const C: usize>(rows: &[u8], width: u32, windows: &[Window]) -> Vec<u8
 }
 
 /// Resizes each column; rows of `stride` bytes.
-fn down(rows: &[u8], stride: usize, windows: &[Window]) -> Vec<u8> {
+fn resize_columns(rows: &[u8], stride: usize, windows: &[Window]) -> Vec<u8> {
     let mut out = Vec::with_capacity(stride * windows.len());
     let mut sums = vec![HALF; stride];
     for window in windows {
