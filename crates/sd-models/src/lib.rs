@@ -26,7 +26,7 @@ pub mod unet;
 pub mod vae;
 
 pub use error::{Component, Error, Result};
-pub use load::{LoadOptions, load, load_tiny_decoder};
+pub use load::{LoadOptions, config, load, load_tiny_decoder};
 pub use model::Model;
 pub use source::{DownloadProgress, EmbeddedModel, ModelSource, ProgressFn};
 #[cfg(feature = "hub")]

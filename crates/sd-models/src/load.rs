@@ -50,6 +50,14 @@ impl Default for LoadOptions {
     }
 }
 
+/// Reads a model's configuration and checks it, without its weights.
+///
+/// # Errors
+/// Files that are missing, cannot be read or fetched, or contradict each other.
+pub fn config(source: &ModelSource, options: &LoadOptions) -> Result<ModelConfig> {
+    read_config(&*source.open(options)?)
+}
+
 /// Loads a model: the configuration first, which is checked before anything large is fetched or
 /// read, then the weights of each network.
 ///

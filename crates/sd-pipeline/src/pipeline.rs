@@ -247,6 +247,14 @@ impl PipelineBuilder {
         self
     }
 
+    /// Reads and checks the model's configuration only, enough for [`Request::resolve`].
+    ///
+    /// # Errors
+    /// A file is missing or damaged, or the files contradict each other.
+    pub fn config(&self) -> Result<ModelConfig> {
+        Ok(sd_models::config(&self.source, &self.options)?)
+    }
+
     /// Finds, checks and loads the model: seconds to minutes.
     ///
     /// # Errors

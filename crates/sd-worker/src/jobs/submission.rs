@@ -43,6 +43,17 @@ pub enum Operation {
     ImageInpaint,
 }
 
+impl Operation {
+    /// Its name in JSON and in the database.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ImageGeneration => "image_generation",
+            Self::ImageTransform => "image_transform",
+            Self::ImageInpaint => "image_inpaint",
+        }
+    }
+}
+
 /// Pictures of a job on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Previews {
