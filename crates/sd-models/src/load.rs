@@ -50,10 +50,11 @@ impl Default for LoadOptions {
     }
 }
 
-/// Reads a model's configuration and checks it, without its weights.
+/// What a model is: its JSON files alone are fetched and read, and checked as [`load`] does. Enough to resolve a request
+/// before gigabytes of weights are at hand.
 ///
 /// # Errors
-/// Files that are missing, cannot be read or fetched, or contradict each other.
+/// Files that are missing, cannot be read or fetched, or do not fit each other.
 pub fn config(source: &ModelSource, options: &LoadOptions) -> Result<ModelConfig> {
     read_config(&*source.open(options)?)
 }

@@ -93,6 +93,11 @@ pub enum Error {
         "the model computed values that are not finite: its weights are damaged, or too large for their dtype"
     )]
     NotFinite,
+    /// A preview by a tiny decoder was asked for.
+    #[error(
+        "this pipeline has no tiny decoder: load one (PipelineBuilder::tiny_vae), or take a linear preview"
+    )]
+    NoTinyVae,
     /// A tensor is no batch of pictures.
     #[error("pictures are [batch, 3, height, width], got {found:?}")]
     NotImages {

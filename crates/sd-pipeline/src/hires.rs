@@ -52,8 +52,7 @@ fn enlarged_pictures(
     latents: &Tensor,
     device: &Device,
 ) -> Result<Tensor> {
-    let decoded =
-        unit_range(&pipeline.model.vae.decode(latents)?).doing("clamping the pictures")?;
+    let decoded = unit_range(&pipeline.model.vae.decode(latents)?)?;
     let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
     let (width, height) = (side(second.width), side(second.height));
     let images = to_rgb(&decoded)?

@@ -5,15 +5,21 @@ use image::RgbImage;
 
 use crate::{Error, Result, error::Doing};
 
-/// The autoencoder's -1..1 as 0..1, clamped.
-pub(crate) fn unit_range(decoded: &Tensor) -> candle_core::Result<Tensor> {
-    decoded.affine(0.5, 0.5)?.clamp(0_f32, 1_f32)
-}
-
-/// Whether no value is infinite or not a number.
-pub(crate) fn finite(images: &Tensor) -> candle_core::Result<bool> {
-    let sum = images.to_dtype(DType::F32)?.sum_all()?;
-    Ok(sum.to_scalar::<f32>()?.is_finite())
+/// A decoder's -1..1 as 0..1, clamped.
+///
+/// # Errors
+/// [`Error::NotFinite`] if a value is infinite or not a number: clamped and rounded, it would look like a picture.
+pub(crate) fn unit_range(decoded: &Tensor) -> Result<Tensor> {
+    let sum = decoded
+        .to_dtype(DType::F32)
+        .and_then(|values| values.sum_all()?.to_scalar::<f32>());
+    if !sum.doing("checking the pictures")?.is_finite() {
+        return Err(Error::NotFinite);
+    }
+    decoded
+        .affine(0.5, 0.5)
+        .and_then(|images| images.clamp(0_f32, 1_f32))
+        .doing("clamping the pictures")
 }
 
 /// The pictures of a tensor `[b, 3, h, w]` of values in 0..1, as [`Run::decode`](crate::Run::decode) returns it, rounded

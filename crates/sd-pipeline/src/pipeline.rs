@@ -1,11 +1,15 @@
 //! The loaded model, and what can be done with it.
 
-use std::{ops::ControlFlow, sync::Arc};
+use std::{
+    ops::ControlFlow,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+};
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
-use sd_config::ModelConfig;
-use sd_models::{LoadOptions, Model, ModelSource};
+use sd_config::{LatentRgb, ModelConfig};
+use sd_models::{LoadOptions, Model, ModelSource, vae::TinyDecoder};
 
 use crate::{Error, Job, Progress, Request, Result, Run, batch, job::wrong, snapshot};
 
@@ -25,6 +29,9 @@ use crate::{Error, Job, Progress, Request, Result, Run, batch, job::wrong, snaps
 #[derive(Debug)]
 pub struct Pipeline {
     pub(crate) model: Arc<Model>,
+    pub(crate) tiny_vae: Option<TinyDecoder>,
+    /// Fitted when it is first needed.
+    pub(crate) latent_rgb: OnceLock<LatentRgb>,
     name: String,
 }
 
@@ -44,6 +51,7 @@ impl Pipeline {
         PipelineBuilder {
             source,
             options: LoadOptions::default(),
+            tiny_vae: None,
         }
     }
 
@@ -52,6 +60,8 @@ impl Pipeline {
         Self {
             name: name.into(),
             model: Arc::new(model),
+            tiny_vae: None,
+            latent_rgb: OnceLock::new(),
         }
     }
 
@@ -226,6 +236,7 @@ impl Pipeline {
 pub struct PipelineBuilder {
     source: ModelSource,
     options: LoadOptions,
+    tiny_vae: Option<PathBuf>,
 }
 
 impl PipelineBuilder {
@@ -247,6 +258,14 @@ impl PipelineBuilder {
         self
     }
 
+    /// Loads a tiny decoder for previews ([`PreviewKind::Tiny`](crate::PreviewKind::Tiny)) too: a file like
+    /// `taesd_decoder.safetensors`, or a folder of diffusers' `AutoencoderTiny`. It has to be made for the model's
+    /// family: TAESD for v1 and v2, TAESDXL for XL.
+    pub fn tiny_vae(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tiny_vae = Some(path.into());
+        self
+    }
+
     /// Reads and checks the model's configuration only, enough for [`Request::resolve`].
     ///
     /// # Errors
@@ -260,8 +279,21 @@ impl PipelineBuilder {
     /// # Errors
     /// A file is missing, damaged, or does not fit the model's configuration.
     pub fn build(self) -> Result<Pipeline> {
+        let tiny_vae = self.load_tiny_vae()?;
         let model = sd_models::load(&self.source, &self.options)?;
-        Ok(Pipeline::from_model(name(&self.source), model))
+        Ok(Pipeline {
+            tiny_vae,
+            ..Pipeline::from_model(name(&self.source), model)
+        })
+    }
+
+    /// Before the model, so that a wrong file is known before gigabytes are loaded.
+    fn load_tiny_vae(&self) -> Result<Option<TinyDecoder>> {
+        let load = |path: &PathBuf| {
+            let model = sd_models::config(&self.source, &self.options)?;
+            sd_models::load_tiny_decoder(path, &model.vae, &self.options)
+        };
+        Ok(self.tiny_vae.as_ref().map(load).transpose()?)
     }
 }
 

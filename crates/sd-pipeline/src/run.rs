@@ -11,7 +11,7 @@ use crate::{
     Conditions, Error, Job, Pipeline, Result,
     error::Doing,
     hires,
-    image::{finite, to_rgb, unit_range},
+    image::{to_rgb, unit_range},
     init::{self, Start},
     inpaint::Inpaint,
     job::wrong,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// One generation, started by [`Pipeline::start`]. The caller owns the loop: drop a run to cancel it, look at
-/// [`denoised`](Self::denoised) for a preview, keep a [`snapshot`](Self::snapshot) to go on after a crash.
+/// [`preview`](Self::preview), keep a [`snapshot`](Self::snapshot) to go on after a crash.
 ///
 /// ```
 /// use sd_pipeline::{Pipeline, Request, builtin_model};
@@ -203,13 +203,7 @@ impl Run {
     /// [`Error::OtherPipeline`], [`Error::NotFinite`], or the autoencoder failed.
     pub fn decode(&self, pipeline: &Pipeline) -> Result<Tensor> {
         pipeline.check_owns(self)?;
-        let _span = tracing::info_span!("vae_decode", images = self.job.num_images).entered();
-        let decoded = pipeline.model.vae.decode(&self.latents()?)?;
-        // Clamped and rounded, they would look like a picture.
-        if !finite(&decoded).doing("checking the pictures")? {
-            return Err(Error::NotFinite);
-        }
-        unit_range(&decoded).doing("clamping the pictures")
+        unit_range(&self.decoded(pipeline, &self.latents()?)?)
     }
 
     /// The pictures of a finished run.
@@ -240,6 +234,12 @@ impl Run {
                 .collect(),
             _ => Ok(pictures),
         }
+    }
+
+    /// What the autoencoder makes of latents of this run's shape, about -1..1.
+    pub(crate) fn decoded(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!("vae_decode", images = self.job.num_images).entered();
+        Ok(pipeline.model.vae.decode(latents)?)
     }
 
     /// The encoded prompt, `[1, tokens, features]`.

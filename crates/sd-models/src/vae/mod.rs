@@ -9,7 +9,7 @@ mod posterior;
 mod tiling;
 mod tiny;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use sd_config::VaeConfig;
 
@@ -27,6 +27,7 @@ use crate::{Component, Error, Result};
 /// each takes gigabytes.
 #[derive(Debug, Clone)]
 pub struct AutoencoderKl {
+    device: Device,
     dtype: DType,
     in_channels: usize,
     latent_channels: usize,
@@ -58,6 +59,7 @@ impl AutoencoderKl {
                 .transpose()
         };
         Ok(Self {
+            device: vb.device().clone(),
             dtype: activation_dtype(vb.device(), vb.dtype()),
             in_channels: config.in_channels,
             latent_channels: latents,
@@ -69,6 +71,11 @@ impl AutoencoderKl {
             post_quant_conv: point(config.use_post_quant_conv, latents, "post_quant_conv")?,
             decoder: Decoder::new(config, vb.pp("decoder"))?,
         })
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        &self.device
     }
 
     /// The distribution of the latents of pictures `[batch, 3, height, width]` in -1..1.
