@@ -1,84 +1,43 @@
 //! The engine: one thread owns the models and advances the jobs; [`Engine`] is the handle of everybody else.
+//!
+//! ```text
+//! Engine ── submit, cancel ──► Shared { schedule, live jobs } ◄── pick, charge, publish ── Worker { models, runs }
+//!    ▲                              │ watch channel per job                                   │
+//!    └───────── events ◄────────────┘                  JobStore ◄── mark, checkpoint, finish ─┘
+//! ```
+//!
+//! What a job is was decided when it was accepted, and a run is the same bytes alone, in a batch, and resumed. So the
+//! worker may stop at any moment: what is not recorded is computed again.
 
+mod batch;
 mod config;
+mod error;
+mod events;
+mod metrics;
+mod models;
+mod pictures;
+mod schedule;
+mod shared;
+mod submit;
+#[cfg(test)]
+mod tests;
+mod thread;
 
 pub use config::{Checkpoints, EngineConfig, ModelEntry, ModelInfo, Readiness, Stats};
+pub use error::{Error, SubmitError};
+pub use metrics::describe as describe_metrics;
 
-use std::{sync::Arc, time::Duration};
+use std::{sync::Arc, thread as threads};
 
 use futures_util::Stream;
+use time::OffsetDateTime;
 
+use self::{shared::Shared, thread::Worker};
 use crate::{
     jobs::{Event, EventId, Filter, Job, JobId, Page, Submission},
-    store::{self, JobStore},
+    store::{self, JobStore, Outcome},
+    webhook,
 };
-
-/// Why the engine does not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A model's configuration is wrong or missing.
-    #[error("model {name} cannot be used")]
-    Model {
-        /// The model's name.
-        name: String,
-        /// What is wrong.
-        #[source]
-        source: sd_pipeline::Error,
-    },
-    /// Two models go by one name, or there is none at all.
-    #[error("expected one or more models with different names, got {names:?}")]
-    Models {
-        /// The names.
-        names: Vec<String>,
-    },
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The system gives no more threads.
-    #[error("cannot start a thread")]
-    Thread(#[source] std::io::Error),
-}
-
-/// Why a submission is not accepted.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SubmitError {
-    /// There are as many jobs as the queue may hold.
-    #[error("the queue is full")]
-    QueueFull {
-        /// When a place is likely to be free.
-        retry_after: Duration,
-    },
-    /// The key was used for another submission.
-    #[error("the idempotency key was used before, with another body")]
-    IdempotencyConflict,
-    /// There is no such model.
-    #[error("model: got {name}, expected one of {known:?}")]
-    UnknownModel {
-        /// What was asked for.
-        name: String,
-        /// The models there are.
-        known: Vec<String>,
-    },
-    /// A field of the submission beside the request is wrong.
-    #[error("{field}: {expected}")]
-    Field {
-        /// Which.
-        field: &'static str,
-        /// What it has to be.
-        expected: String,
-    },
-    /// The model cannot do what was asked.
-    #[error(transparent)]
-    Request(#[from] sd_pipeline::Error),
-    /// The database failed.
-    #[error(transparent)]
-    Store(#[from] store::Error),
-    /// The worker is about to end.
-    #[error("the worker is shutting down")]
-    ShuttingDown,
-}
 
 /// An accepted submission.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,39 +50,66 @@ pub struct Submitted {
 
 /// The handle of the engine. Cheap to clone; the engine ends with [`shutdown`](Self::shutdown).
 #[derive(Clone)]
-pub struct Engine;
+pub struct Engine {
+    shared: Arc<Shared>,
+}
 
 impl Engine {
     /// Starts the engine on the jobs that are in the store.
     ///
     /// # Errors
     /// A model's configuration is wrong, or the store fails.
-    pub fn start(_config: EngineConfig, _store: Arc<dyn JobStore>) -> Result<Self, Error> {
-        todo!()
+    pub fn start(config: EngineConfig, store: Arc<dyn JobStore>) -> Result<Self, Error> {
+        metrics::describe();
+        let unfinished = store.recover()?;
+        let webhooks = config.webhooks.clone();
+        let shared = Arc::new(Shared::new(&config, Arc::clone(&store))?);
+        let worker = Worker::new(config, Arc::clone(&shared), unfinished)?;
+        threads::Builder::new()
+            .name("engine".into())
+            .spawn(move || worker.run())
+            .map_err(Error::Thread)?;
+        if let Some(config) = webhooks {
+            webhook::spawn(config, store, shared.callbacks()).map_err(Error::Thread)?;
+        }
+        Ok(Self { shared })
     }
 
     /// Accepts a job. When this returns, it is on disk.
     ///
     /// # Errors
     /// See [`SubmitError`].
-    pub async fn submit(&self, _submission: Submission) -> Result<Submitted, SubmitError> {
-        todo!()
+    pub async fn submit(&self, submission: Submission) -> Result<Submitted, SubmitError> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || submit::submit(&shared, submission))
+            .await
+            .unwrap_or(Err(SubmitError::Store(store::Error::Abandoned)))
     }
 
     /// A job as it is now; None if there is none of this name (any more).
     ///
     /// # Errors
     /// The database failed.
-    pub async fn job(&self, _id: JobId) -> Result<Option<Job>, store::Error> {
-        todo!()
+    pub async fn job(&self, id: JobId) -> Result<Option<Job>, store::Error> {
+        self.blocking(move |shared| {
+            let job = shared.store.job(id)?;
+            Ok(job.map(|job| shared.as_it_is_now(job)))
+        })
+        .await
     }
 
     /// The jobs that fit the filter, newest first.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn list(&self, _filter: Filter) -> Result<Page, store::Error> {
-        todo!()
+    pub async fn list(&self, filter: Filter) -> Result<Page, store::Error> {
+        self.blocking(move |shared| {
+            let Page { jobs, next } = shared.store.list(&filter)?;
+            let jobs = jobs.into_iter().map(|job| shared.as_it_is_now(job));
+            let jobs = jobs.collect();
+            Ok(Page { jobs, next })
+        })
+        .await
     }
 
     /// Ends a job that is not at its end, and returns it as it is then: cancelled, or whatever it was before. A running
@@ -131,50 +117,74 @@ impl Engine {
     ///
     /// # Errors
     /// The database failed.
-    pub async fn cancel(&self, _id: JobId) -> Result<Option<Job>, store::Error> {
-        todo!()
+    pub async fn cancel(&self, id: JobId) -> Result<Option<Job>, store::Error> {
+        self.blocking(move |shared| match shared.finish(id, Outcome::Cancelled)? {
+            Some(job) => Ok(Some(job)),
+            None => shared.store.job(id),
+        })
+        .await
     }
 
     /// A picture of a completed job: a PNG file with its metadata.
     ///
     /// # Errors
     /// The database failed.
-    pub async fn image(&self, _id: JobId, _index: usize) -> Result<Option<Vec<u8>>, store::Error> {
-        todo!()
+    pub async fn image(&self, id: JobId, index: usize) -> Result<Option<Vec<u8>>, store::Error> {
+        self.blocking(move |shared| shared.store.image(id, index))
+            .await
     }
 
     /// The latest preview of a running job: the step it shows and a PNG file.
-    pub fn preview(&self, _id: JobId) -> Option<(usize, Arc<[u8]>)> {
-        todo!()
+    pub fn preview(&self, id: JobId) -> Option<(usize, Arc<[u8]>)> {
+        self.shared.status(id)?.preview
     }
 
     /// What happened to a job since event `after`, then what happens, up to the event that ends it. Every step is there
-    /// once, whatever was missed; of the previews, a slow listener gets the latest. Empty if there is no such job.
+    /// once, whatever was missed; of the previews, a slow listener gets the latest. Empty if there is no such job; ends
+    /// early when the engine is shut down or the database fails.
     pub fn events(
         &self,
-        _id: JobId,
-        _after: Option<EventId>,
+        id: JobId,
+        after: Option<EventId>,
     ) -> impl Stream<Item = (EventId, Event)> + Send + use<> {
-        futures_util::stream::empty()
+        events::stream(Arc::clone(&self.shared), id, after)
     }
 
     /// The models, the default one first.
     pub fn models(&self) -> Vec<ModelInfo> {
-        todo!()
+        self.shared.models()
     }
 
     /// Whether jobs are being worked on.
     pub fn ready(&self) -> Readiness {
-        todo!()
+        self.shared.ready()
     }
 
     /// Numbers about the engine.
     pub fn stats(&self) -> Stats {
-        todo!()
+        self.shared.stats()
     }
 
     /// Accepts no more jobs, brings the running ones to disk and ends the engine, within about one step.
     pub async fn shutdown(&self) {
-        todo!()
+        self.shared.close();
+        // The sender is the engine's thread's: its end is an end, too.
+        let _ = self.shared.ended().wait_for(|ended| *ended).await;
     }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, store::Error> + Send + 'static,
+    ) -> Result<T, store::Error> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || work(&shared))
+            .await
+            .unwrap_or(Err(store::Error::Abandoned))
+    }
+}
+
+/// The time, as precise as it is recorded.
+fn now() -> OffsetDateTime {
+    let now = OffsetDateTime::now_utc();
+    now.replace_microsecond(now.microsecond()).unwrap_or(now)
 }

@@ -64,6 +64,11 @@ impl EventId {
     pub(crate) fn step(self) -> usize {
         usize::try_from(self.0 / 2).unwrap_or(usize::MAX)
     }
+
+    /// The step of the preview that it stands for.
+    pub(crate) fn preview_step(self) -> Option<usize> {
+        (self.0 % 2 == 1).then(|| self.step())
+    }
 }
 
 impl fmt::Display for EventId {
