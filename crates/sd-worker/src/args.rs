@@ -206,16 +206,6 @@ pub struct ServeArgs {
     #[serde(rename = "model-root", skip_serializing_if = "Vec::is_empty")]
     pub model_roots: Vec<PathBuf>,
 
-    /// Models kept loaded [default: 2]
-    #[arg(
-        long,
-        value_name = "N",
-        env = "SD_WORKER_MAX_LOADED_MODELS",
-        help_heading = "Models"
-    )]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_loaded_models: Option<NonZeroUsize>,
-
     /// File of API keys, NAME:KEY a line; without one everybody may ask
     #[arg(
         long,

@@ -54,8 +54,6 @@ pub struct Config {
     /// Memory for models and runs. None: what the machine has.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_memory: Option<ByteSize>,
-    /// Models kept loaded.
-    pub max_loaded_models: NonZeroUsize,
     /// Longest request body.
     pub max_body: ByteSize,
     /// Most denoising steps of a job.
@@ -110,7 +108,6 @@ impl Default for Config {
             max_queue: count(256),
             max_batch: count(4),
             max_memory: None,
-            max_loaded_models: count(2),
             max_body: ByteSize(64 << 20),
             max_steps: count(1000),
             max_pixels: const { NonZeroU64::new(2048 * 2048).expect("is not zero") },
@@ -143,10 +140,9 @@ impl Config {
             None => Table::new(),
         };
         settings.extend(Table::try_from(args).map_err(Error::ConfigFlags)?);
-        let mut config: Self = settings.try_into().map_err(|source| Error::ConfigFile {
-            path: args.config.clone().unwrap_or_default(),
-            source: Box::new(source),
-        })?;
+        let mut config: Self = settings
+            .try_into()
+            .map_err(|source| Error::ConfigMerge(Box::new(source)))?;
         if config.models.is_empty() && config.model_roots.is_empty() {
             config.models.push(ModelEntry {
                 name: "builtin".to_owned(),
@@ -210,9 +206,19 @@ fn read_file(path: &Path) -> Result<Table> {
         path: path.to_owned(),
         source,
     })?;
-    let wrong = |source| Error::ConfigFile {
-        path: path.to_owned(),
-        source: Box::new(source),
+    let wrong = |source: toml::de::Error| {
+        let start = source.span().map_or(0, |span| span.start);
+        let line = 1 + text
+            .bytes()
+            .take(start)
+            .filter(|&byte| byte == b'\n')
+            .count();
+        Error::ConfigFile {
+            path: path.to_owned(),
+            line,
+            text: text.lines().nth(line - 1).unwrap_or_default().to_owned(),
+            problem: source.message().to_owned(),
+        }
     };
     toml::from_str::<Config>(&text).map_err(wrong)?;
     toml::from_str(&text).map_err(wrong)
@@ -378,7 +384,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("worker.toml");
         for (text, shown) in [
-            ("max-qeue = 7", "max-qeue"),
+            ("\nmax-qeue = 7", "line 2, `max-qeue = 7`"),
             ("max-queue = 0", "max-queue"),
             ("listen = \"nowhere\"", "listen"),
             ("max-body = \"many\"", "512 MiB"),

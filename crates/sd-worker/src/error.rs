@@ -98,13 +98,20 @@ pub enum Error {
         source: io::Error,
     },
     /// The configuration file is not TOML, or has an unknown key or a wrong value.
-    #[error("{}: {source}", path.display())]
+    #[error("{}, line {line}, `{text}`: {problem}", path.display())]
     ConfigFile {
         /// The file.
         path: PathBuf,
-        /// Where and what.
-        source: Box<toml::de::Error>,
+        /// Which line, from 1.
+        line: usize,
+        /// The line.
+        text: String,
+        /// What is wrong with it.
+        problem: String,
     },
+    /// The settings of flags and environment do not make a configuration.
+    #[error("the settings cannot be put together")]
+    ConfigMerge(#[source] Box<toml::de::Error>),
     /// The settings cannot be written as TOML.
     #[error("the settings cannot be written as TOML")]
     ConfigFlags(#[source] toml::ser::Error),
@@ -144,6 +151,12 @@ pub enum Error {
     /// The service's runtime cannot be set up.
     #[error("cannot set up the service")]
     Runtime(#[source] io::Error),
+    /// The jobs cannot be kept.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The engine does not start.
+    #[error(transparent)]
+    Engine(#[from] crate::engine::Error),
     /// The picture cannot be encoded.
     #[error("cannot encode the picture as PNG")]
     Png(#[from] png::EncodingError),

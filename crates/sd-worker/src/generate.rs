@@ -2,15 +2,14 @@
 
 use candle_core::Tensor;
 use sd_config::{ModelConfig, Version};
-#[cfg(feature = "hub")]
-use sd_models::HubOptions;
-use sd_pipeline::{Job, LoadOptions, ModelSource, Pipeline, Request, Run};
+use sd_pipeline::{Job, ModelSource, Pipeline, Request, Run};
 
 use crate::{
-    args::{DtypeArg, GenerateArgs},
+    args::GenerateArgs,
     device,
     dump::Dump,
     error::{Error, Result},
+    loading,
     output::DumpPath,
     png,
     progress::{self, Stage},
@@ -62,21 +61,10 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 }
 
 fn load(args: &GenerateArgs) -> Result<Pipeline> {
-    let loading = Stage::new("loading the model");
+    let stage = Stage::new("loading the model");
     let source = source(args)?;
-    let from_hub = matches!(source, ModelSource::Hub { .. });
-    let options = LoadOptions {
-        device: device::open(args.device)?,
-        dtype: args.dtype.into(),
-        // Half the download.
-        variant: (from_hub && args.dtype == DtypeArg::F16).then(|| "fp16".to_owned()),
-        progress: Some(loading.downloads()),
-        #[cfg(feature = "hub")]
-        hub: from_hub
-            .then(HubOptions::from_env)
-            .transpose()
-            .map_err(sd_models::Error::Hub)?,
-    };
+    let mut options = loading::options(&source, device::open(args.device)?, args.dtype)?;
+    options.progress = Some(stage.downloads());
     let pipeline = Pipeline::builder(source).options(options).build()?;
     check_version(args, pipeline.config().version)?;
     Ok(pipeline)
@@ -84,8 +72,8 @@ fn load(args: &GenerateArgs) -> Result<Pipeline> {
 
 fn source(args: &GenerateArgs) -> Result<ModelSource> {
     match (args.model.as_deref(), args.version) {
-        (Some("builtin"), _) | (None, None) => Ok(sd_pipeline::builtin_model()),
-        (Some(model), _) => Ok(model.parse()?),
+        (Some(model), _) => loading::source(model),
+        (None, None) => Ok(sd_pipeline::builtin_model()),
         (None, Some(version)) => Ok(ModelSource::Hub {
             repo: version.repo_id().to_owned(),
             revision: None,

@@ -12,6 +12,8 @@ mod error;
 pub mod generate;
 pub mod http;
 pub mod jobs;
+mod loading;
+pub mod logging;
 pub mod models;
 mod output;
 mod png;

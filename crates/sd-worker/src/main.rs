@@ -1,28 +1,25 @@
 //! The worker's command line.
 
-use std::{
-    io::{self, IsTerminal},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser;
-use sd_worker::args::{Cli, Command};
-use tracing_subscriber::EnvFilter;
+use sd_worker::{
+    args::{Cli, Command},
+    config::LogFormat,
+    logging,
+};
 
 #[expect(clippy::print_stderr, reason = "errors go to standard error")]
 fn main() -> ExitCode {
-    // Silent unless RUST_LOG asks.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(io::stderr().is_terminal())
-        .with_writer(io::stderr)
-        .init();
-
-    let done = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Serve(_)) {
+        // Silent unless RUST_LOG asks.
+        logging::init("off", LogFormat::Human);
+    }
+    let done = match command {
         Command::Generate(args) => sd_worker::generate::run(&args),
         Command::Models => sd_worker::models::run(),
-        Command::Serve(_) => todo!(),
+        Command::Serve(args) => sd_worker::serve::run(&args),
         Command::Config(args) => sd_worker::serve::print_config(&args),
     };
     match done {

@@ -34,6 +34,7 @@ pub(crate) use error::chain;
 pub use error::{ApiError, ErrorBody, ErrorDetail, Result};
 pub use extract::{Json, JsonObject, Path, Query};
 pub use listener::serve;
+pub use routes::jobs::json as job_json;
 pub use submit::submit;
 
 use crate::{config::Config, engine::Engine};

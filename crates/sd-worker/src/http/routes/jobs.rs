@@ -198,6 +198,12 @@ impl From<&jobs::Job> for Job {
     }
 }
 
+/// A job as clients see it, in JSON.
+pub fn json(job: &jobs::Job) -> Vec<u8> {
+    // Strings, numbers and lists of them cannot fail to be written.
+    serde_json::to_vec(&Job::from(job)).unwrap_or_default()
+}
+
 /// A job's pictures as clients see them.
 pub(super) fn images(job: &jobs::Job) -> Vec<Image> {
     let image = |image: &jobs::Image| Image {
@@ -347,7 +353,7 @@ fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>> 
 
 /// List your jobs
 #[utoipa::path(
-    get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
+    get, path = "/v1/jobs", tag = "jobs",
     responses(
         (status = 200, description = "Some of them, newest first", body = JobList),
         (status = 401, description = "No or a wrong key", body = ErrorBody),
@@ -357,9 +363,8 @@ fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>> 
 pub(super) async fn list(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
-    query: Query<ListQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<JobList>> {
-    let Query(query) = query;
     let limit = query.limit.unwrap_or(20);
     if !(1..=MAX_PAGE).contains(&limit) {
         return Err(ApiError::invalid(

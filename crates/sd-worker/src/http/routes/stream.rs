@@ -14,9 +14,8 @@ use axum::{
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::StreamExt;
 use serde::Serialize;
-use serde_json::{Value, json};
 
-use super::jobs::{Progress, find, images};
+use super::jobs::{Image, Progress, find, images};
 use crate::{
     http::{ApiError, AppState, Client, ErrorBody, Path, Result},
     jobs::{Event, EventId, Job},
@@ -94,64 +93,84 @@ fn last_event(headers: &HeaderMap) -> Result<Option<EventId>> {
         .transpose()
 }
 
-/// `progress`, and the head of `preview`.
+/// What an event carries; its name is `type`.
 #[derive(Serialize)]
-struct Step<'a> {
-    r#type: &'a str,
-    #[serde(flatten)]
-    progress: Progress,
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Data {
+    Queued {
+        position: usize,
+    },
+    Progress(Progress),
+    Preview {
+        #[serde(flatten)]
+        progress: Progress,
+        image: String,
+        format: &'static str,
+    },
+    Complete {
+        image: String,
+        format: &'static str,
+        seed: u64,
+        images: Vec<Image>,
+    },
+    Error {
+        message: String,
+        code: &'static str,
+    },
+}
+
+impl Data {
+    fn error(code: &'static str, message: impl Into<String>) -> Self {
+        Self::Error {
+            message: message.into(),
+            code,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Queued { .. } => "queued",
+            Self::Progress(_) => "progress",
+            Self::Preview { .. } => "preview",
+            Self::Complete { .. } => "complete",
+            Self::Error { .. } => "error",
+        }
+    }
 }
 
 async fn encode(state: &AppState, id: EventId, event: Event) -> sse::Event {
-    let (name, data) = match event {
-        Event::Queued { position } => ("queued", json!({ "type": "queued", "position": position })),
-        Event::Progress { step, total } => ("progress", step_data("progress", step, total)),
-        Event::Preview { step, total, png } => {
-            let mut data = step_data("preview", step, total);
-            data["image"] = BASE64_STANDARD.encode(png).into();
-            data["format"] = "png".into();
-            ("preview", data)
-        }
+    let data = match event {
+        Event::Queued { position } => Data::Queued { position },
+        Event::Progress { step, total } => Data::Progress(Progress::new(step, total)),
+        Event::Preview { step, total, png } => Data::Preview {
+            progress: Progress::new(step, total),
+            image: BASE64_STANDARD.encode(png),
+            format: "png",
+        },
         Event::Complete(job) => complete(state, &job).await,
-        Event::Error(error) => ("error", failure(error.code.name(), &error.message)),
-        Event::Cancelled => ("error", failure("cancelled", "the job was cancelled")),
+        Event::Error(error) => Data::error(error.code.name(), error.message),
+        Event::Cancelled => Data::error("cancelled", "the job was cancelled"),
     };
+    // Strings, numbers and lists of them cannot fail to be written.
+    let text = serde_json::to_string(&data).unwrap_or_default();
     sse::Event::default()
-        .event(name)
+        .event(data.name())
         .id(id.to_string())
-        .data(data.to_string())
+        .data(text)
 }
 
-fn step_data(name: &str, step: usize, total: usize) -> Value {
-    json!(Step {
-        r#type: name,
-        progress: Progress::new(step, total),
-    })
-}
-
-fn failure(code: &str, message: &str) -> Value {
-    json!({ "type": "error", "message": message, "code": code })
-}
-
-async fn complete(state: &AppState, job: &Job) -> (&'static str, Value) {
+async fn complete(state: &AppState, job: &Job) -> Data {
     match state.engine.image(job.id, 0).await {
-        Ok(Some(png)) => (
-            "complete",
-            json!({
-                "type": "complete",
-                "image": BASE64_STANDARD.encode(png),
-                "format": "png",
-                "seed": job.seed(),
-                "images": images(job),
-            }),
-        ),
-        Ok(None) => (
-            "error",
-            failure("expired", "the job's pictures have expired"),
-        ),
+        Ok(Some(png)) => Data::Complete {
+            image: BASE64_STANDARD.encode(png),
+            format: "png",
+            seed: job.seed(),
+            images: images(job),
+        },
+        Ok(None) => Data::error("expired", "the job's pictures have expired"),
         Err(error) => {
             let error = ApiError::from(error);
-            ("error", failure(error.code, &error.message))
+            Data::error(error.code, error.message)
         }
     }
 }
