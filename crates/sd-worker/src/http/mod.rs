@@ -1,14 +1,17 @@
 //! The HTTP service: [`app`] is all of it as an axum router.
 
 mod accept;
+mod attached;
 mod auth;
 mod body;
 mod error;
 mod extract;
 mod guard;
 mod job_request;
+mod lax;
 mod listener;
 mod observe;
+mod openai;
 mod openapi;
 mod routes;
 mod submit;
@@ -73,7 +76,9 @@ pub fn app(state: AppState) -> Router {
 
 /// Every route with its documentation.
 fn routes() -> OpenApiRouter<AppState> {
-    OpenApiRouter::default().merge(routes::routes())
+    OpenApiRouter::default()
+        .merge(routes::routes())
+        .merge(openai::routes())
 }
 
 /// Off unless origins are allowed.

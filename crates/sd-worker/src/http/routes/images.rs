@@ -12,7 +12,7 @@ use axum::{
 use super::jobs::find;
 use crate::http::{ApiError, AppState, Client, ErrorBody, Path, Result, accept};
 
-/// Quality of JPEG files, of 100.
+/// Quality of JPEG files where the client has no say, of 100.
 const JPEG_QUALITY: u8 = 92;
 
 /// A file format of pictures.
@@ -112,7 +112,7 @@ pub(super) async fn image(
         .image(job.id, index)
         .await?
         .ok_or_else(unknown)?;
-    let bytes = encode(png, format).await?;
+    let bytes = encode(png, format, JPEG_QUALITY).await?;
     let name = format!(
         "inline; filename=\"{}-{index}.{}\"",
         job.id,
@@ -129,27 +129,41 @@ pub(super) async fn image(
         .into_response())
 }
 
-/// The picture of a PNG file in another format.
+/// The picture of a PNG file in another format. `jpeg_quality` is of 100.
 ///
 /// # Errors
 /// 500 if the file is damaged.
-pub(crate) async fn encode(png: Vec<u8>, format: Format) -> Result<Vec<u8>> {
+pub(crate) async fn encode(png: Vec<u8>, format: Format, jpeg_quality: u8) -> Result<Vec<u8>> {
     if format == Format::Png {
         return Ok(png);
     }
-    tokio::task::spawn_blocking(move || transcode(&png, format))
+    tokio::task::spawn_blocking(move || transcode(&png, format, jpeg_quality))
         .await
         .map_err(|error| ApiError::internal(&error))?
         .map_err(|error| ApiError::internal(&error))
 }
 
-fn transcode(png: &[u8], format: Format) -> image::ImageResult<Vec<u8>> {
+fn transcode(png: &[u8], format: Format, jpeg_quality: u8) -> image::ImageResult<Vec<u8>> {
     let picture = image::load_from_memory_with_format(png, image::ImageFormat::Png)?.into_rgb8();
+    written(&picture, format, jpeg_quality)
+}
+
+/// The file of a picture. `jpeg_quality` is of 100.
+///
+/// # Errors
+/// The picture is empty.
+pub(crate) fn written(
+    picture: &image::RgbImage,
+    format: Format,
+    jpeg_quality: u8,
+) -> image::ImageResult<Vec<u8>> {
     let mut bytes = Cursor::new(Vec::new());
     match format {
         Format::Jpeg => {
-            let encoder =
-                image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, JPEG_QUALITY);
+            let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(
+                &mut bytes,
+                jpeg_quality.clamp(1, 100),
+            );
             picture.write_with_encoder(encoder)?;
         }
         Format::Webp => picture.write_to(&mut bytes, image::ImageFormat::WebP)?,

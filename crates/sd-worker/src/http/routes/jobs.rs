@@ -313,7 +313,11 @@ pub(super) async fn create(
     Ok(response)
 }
 
-fn default_model(state: &AppState) -> Result<String> {
+/// The model of a request that names none.
+///
+/// # Errors
+/// 503 while there is no model.
+pub(crate) fn default_model(state: &AppState) -> Result<String> {
     state
         .engine
         .models()
@@ -329,7 +333,11 @@ fn default_model(state: &AppState) -> Result<String> {
         })
 }
 
-fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>> {
+/// The `Idempotency-Key` of a request; `body` is what must be the same when it is repeated.
+///
+/// # Errors
+/// 422: it is too long or has other than visible ASCII characters.
+pub(crate) fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>> {
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };

@@ -1,0 +1,125 @@
+//! Values as foreign clients write them: `null` for nothing, numbers and booleans as text (forms have nothing else),
+//! whole numbers with a fraction of zero.
+
+use serde::{Deserialize, Deserializer, de::Error};
+use serde_json::Value;
+
+/// Longest part of a wrong value that an error repeats, in characters.
+const MAX_SHOWN: usize = 40;
+
+/// A whole number.
+pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
+    read(from, "a whole number", |value| match value {
+        Value::Number(number) => number
+            .as_i64()
+            .or_else(|| number.as_f64().and_then(without_fraction)),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    })
+}
+
+/// A finite number.
+pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    read(from, "a number", |value| {
+        match value {
+            Value::Number(number) => number.as_f64(),
+            Value::String(text) => text.trim().parse().ok(),
+            _ => None,
+        }
+        .filter(|number: &f64| number.is_finite())
+    })
+}
+
+/// A boolean; also 0 and 1.
+pub(super) fn boolean<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
+    read(from, "true or false", |value| match value {
+        Value::Bool(flag) => Some(*flag),
+        Value::Number(number) => match number.as_i64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
+            "false" | "0" => Some(false),
+            "true" | "1" => Some(true),
+            _ => None,
+        },
+        _ => None,
+    })
+}
+
+fn read<'de, D: Deserializer<'de>, T>(
+    from: D,
+    expected: &str,
+    parse: impl Fn(&Value) -> Option<T>,
+) -> Result<Option<T>, D::Error> {
+    let Some(value) = Option::<Value>::deserialize(from)? else {
+        return Ok(None);
+    };
+    parse(&value).map(Some).ok_or_else(|| {
+        let found: String = value.to_string().chars().take(MAX_SHOWN).collect();
+        D::Error::custom(format!("got {found}, expected {expected}"))
+    })
+}
+
+fn without_fraction(number: f64) -> Option<i64> {
+    // Every whole number up to this one is a f64 of its own.
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    (number.fract() == 0.0 && number.abs() <= EXACT).then_some(number as i64)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_and_booleans_may_be_text() {
+        for (value, expected) in [
+            (json!(3), Some(3)),
+            (json!(-1.0), Some(-1)),
+            (json!(" 20 "), Some(20)),
+            (json!(null), None),
+        ] {
+            assert_eq!(integer(&value).unwrap(), expected, "{value}");
+        }
+        for (value, expected) in [
+            (json!(7), Some(7.0)),
+            (json!("7.5"), Some(7.5)),
+            (json!(null), None),
+        ] {
+            assert_eq!(number(&value).unwrap(), expected, "{value}");
+        }
+        for (value, expected) in [
+            (json!(true), Some(true)),
+            (json!("True"), Some(true)),
+            (json!(0), Some(false)),
+            (json!(null), None),
+        ] {
+            assert_eq!(boolean(&value).unwrap(), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn other_values_are_refused_and_shown_in_part() {
+        for value in [
+            json!(1.5),
+            json!("x"),
+            json!([1]),
+            json!(true),
+            json!(1e300),
+            json!(""),
+        ] {
+            assert!(integer(&value).is_err(), "{value}");
+        }
+        for value in [json!("nan"), json!("inf"), json!({}), json!(false)] {
+            assert!(number(&value).is_err(), "{value}");
+        }
+        for value in [json!(2), json!("yes"), json!([])] {
+            assert!(boolean(&value).is_err(), "{value}");
+        }
+        let error = integer(&json!("x".repeat(1000))).unwrap_err().to_string();
+        assert!(error.len() < 100, "{error}");
+    }
+}
