@@ -1,5 +1,6 @@
 //! The HTTP service: [`app`] is all of it as an axum router.
 
+mod a1111;
 mod accept;
 mod attached;
 mod auth;
@@ -79,6 +80,7 @@ fn routes() -> OpenApiRouter<AppState> {
     OpenApiRouter::default()
         .merge(routes::routes())
         .merge(openai::routes())
+        .merge(a1111::routes())
 }
 
 /// Off unless origins are allowed.

@@ -1,0 +1,644 @@
+//! From the web UI's fields to a request of this worker.
+
+use std::ops::RangeInclusive;
+
+use sd_pipeline::{Hires, MaskPolarity, Picture, Request, ResizeMode, Upscaler};
+
+use super::{fields::Fields, options::Overrides, sampler};
+use crate::http::{ApiError, Result};
+
+/// The web UI's `denoising_strength` when none is given.
+const STRENGTH: f64 = 0.75;
+/// The web UI's `mask_blur` when none is given, in pixels.
+const MASK_BLUR: f64 = 4.0;
+
+/// A request in this worker's terms.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Asked {
+    pub request: Request,
+    pub overrides: Overrides,
+    /// Paints the colours around the mask under it before the picture is used.
+    pub fill: bool,
+}
+
+impl Fields {
+    /// `POST txt2img`.
+    pub(super) fn txt2img(&self) -> Result<Asked> {
+        if self
+            .init_images
+            .as_ref()
+            .is_some_and(|images| !images.is_empty())
+        {
+            return Err(unsupported("init_images", "belongs to img2img"));
+        }
+        let Asked {
+            request, overrides, ..
+        } = self.common()?;
+        let request = Request {
+            hires: self.hires()?,
+            ..request
+        };
+        Ok(Asked {
+            request,
+            overrides,
+            fill: false,
+        })
+    }
+
+    /// `POST img2img`.
+    pub(super) fn img2img(&self) -> Result<Asked> {
+        if self.enable_hr == Some(true) {
+            return Err(unsupported("enable_hr", "belongs to txt2img"));
+        }
+        let init_image = match self.init_images.as_deref() {
+            Some([image]) => picture("init_images", image)?,
+            Some([]) | None => {
+                return Err(ApiError::invalid("init_images", "init_images: is missing"));
+            }
+            Some(_) => return Err(unsupported("init_images", "expected one picture")),
+        };
+        none_but(
+            "initial_noise_multiplier",
+            self.initial_noise_multiplier,
+            1.0,
+        )?;
+        let Asked {
+            request, overrides, ..
+        } = self.common()?;
+        let request = Request {
+            init_image: Some(init_image),
+            strength: Some(self.denoising_strength.unwrap_or(STRENGTH)),
+            resize_mode: Some(match self.resize_mode.unwrap_or(0) {
+                0 => ResizeMode::Stretch,
+                1 => ResizeMode::Crop,
+                2 => ResizeMode::Fill,
+                other => {
+                    return Err(unsupported(
+                        "resize_mode",
+                        &format!("got {other}, expected 0, 1 or 2"),
+                    ));
+                }
+            }),
+            ..request
+        };
+        let asked = Asked {
+            request,
+            overrides,
+            fill: false,
+        };
+        match self.mask.as_deref().filter(|mask| !mask.is_empty()) {
+            Some(mask) => self.inpaint(asked, picture("mask", mask)?),
+            None => Ok(asked),
+        }
+    }
+
+    fn inpaint(&self, asked: Asked, mask: Picture) -> Result<Asked> {
+        let fill = match self.inpainting_fill.unwrap_or(0) {
+            0 => true,
+            1 => false,
+            other => {
+                return Err(unsupported(
+                    "inpainting_fill",
+                    &format!(
+                        "got {other}, expected 0 (the colours around the mask) or 1 (the picture)"
+                    ),
+                ));
+            }
+        };
+        let mask_polarity = match self.inpainting_mask_invert.unwrap_or(0) {
+            0 => MaskPolarity::WhiteRepaints,
+            1 => MaskPolarity::BlackRepaints,
+            other => {
+                return Err(ApiError::invalid(
+                    "inpainting_mask_invert",
+                    format!("inpainting_mask_invert: got {other}, expected 0 or 1"),
+                ));
+            }
+        };
+        let only_masked = self.inpaint_full_res.unwrap_or(true);
+        let padding = whole(
+            "inpaint_full_res_padding",
+            self.inpaint_full_res_padding,
+            0..=8192,
+        )?;
+        let request = Request {
+            mask_image: Some(mask),
+            mask_polarity: Some(mask_polarity),
+            mask_blur: Some(self.blur()?),
+            padding_mask_crop: only_masked.then_some(padding.unwrap_or(0)),
+            // The part under the mask is always filled into its frame.
+            resize_mode: asked.request.resize_mode.filter(|_| !only_masked),
+            overlay: Some(true),
+            ..asked.request
+        };
+        Ok(Asked {
+            request,
+            fill,
+            ..asked
+        })
+    }
+
+    fn blur(&self) -> Result<f64> {
+        let [x, y] = [self.mask_blur_x, self.mask_blur_y]
+            .map(|radius| self.mask_blur.or(radius).unwrap_or(MASK_BLUR));
+        if x == y {
+            Ok(x)
+        } else {
+            Err(unsupported(
+                "mask_blur_y",
+                "expected the same as mask_blur_x",
+            ))
+        }
+    }
+
+    fn hires(&self) -> Result<Option<Hires>> {
+        if self.enable_hr != Some(true) {
+            return Ok(None);
+        }
+        for (field, text) in [
+            ("hr_checkpoint_name", &self.hr_checkpoint_name),
+            ("hr_sampler_name", &self.hr_sampler_name),
+            ("hr_scheduler", &self.hr_scheduler),
+            ("hr_prompt", &self.hr_prompt),
+            ("hr_negative_prompt", &self.hr_negative_prompt),
+        ] {
+            // `Use same sampler` and its like.
+            let same = |text: &str| text.starts_with("Use same ");
+            if let Some(text) = text
+                .as_deref()
+                .filter(|text| !text.is_empty() && !same(text))
+            {
+                return Err(unsupported(
+                    field,
+                    &format!("got {}, expected the same as the first pass", shown(text)),
+                ));
+            }
+        }
+        for (field, side) in [
+            ("firstphase_width", self.firstphase_width),
+            ("firstphase_height", self.firstphase_height),
+        ] {
+            none_but(field, side, 0)?;
+        }
+        let upscaler = match self.hr_upscaler.as_deref() {
+            None | Some("Latent") => Upscaler::LatentBilinear,
+            Some("Latent (nearest)") => Upscaler::LatentNearest,
+            Some("Latent (bicubic)") => Upscaler::LatentBicubic,
+            Some("Lanczos") => Upscaler::Lanczos,
+            Some(other) => {
+                return Err(unsupported(
+                    "hr_upscaler",
+                    &format!(
+                        "got {}, expected one of {}",
+                        shown(other),
+                        UPSCALERS.join(", ")
+                    ),
+                ));
+            }
+        };
+        let width = whole("hr_resize_x", self.hr_resize_x, 0..=8192)?.filter(|&side| side > 0);
+        let height = whole("hr_resize_y", self.hr_resize_y, 0..=8192)?.filter(|&side| side > 0);
+        Ok(Some(Hires {
+            scale: self
+                .hr_scale
+                .filter(|_| width.is_none() && height.is_none()),
+            width,
+            height,
+            upscaler: Some(upscaler),
+            strength: Some(self.denoising_strength.unwrap_or(STRENGTH)),
+            num_inference_steps: whole(
+                "hr_second_pass_steps",
+                self.hr_second_pass_steps,
+                0..=1000,
+            )?
+            .filter(|&steps| steps > 0),
+        }))
+    }
+
+    /// What both have in common.
+    fn common(&self) -> Result<Asked> {
+        self.refuse_what_changes_the_picture()?;
+        let overrides = Overrides::read("override_settings.", self.override_settings.as_ref())?;
+        let sampler_name = self
+            .sampler_name
+            .as_deref()
+            .or(self.sampler_index.as_deref());
+        let scheduler = sampler::scheduler(sampler_name, self.scheduler.as_deref())?;
+        let variation_strength = self.subseed_strength.filter(|&strength| strength != 0.0);
+        let batches = whole("n_iter", self.n_iter, 1..=64)?.unwrap_or(1);
+        let pictures = whole("batch_size", self.batch_size, 1..=64)?.unwrap_or(1);
+        let request = Request {
+            negative_prompt: self.negative_prompt.clone(),
+            num_inference_steps: whole("steps", self.steps, 1..=1000)?,
+            guidance_scale: self.cfg_scale,
+            width: whole("width", self.width, 1..=8192)?,
+            height: whole("height", self.height, 1..=8192)?,
+            seed: seed(self.seed),
+            num_images: Some(batches * pictures),
+            eta: self.eta(scheduler.as_deref())?,
+            scheduler,
+            variation_seed: variation_strength.and(seed(self.subseed)),
+            variation_strength,
+            ..Request::new(self.prompt.clone().unwrap_or_default())
+        };
+        Ok(Asked {
+            request,
+            overrides,
+            fill: false,
+        })
+    }
+
+    /// Clients send 1 for every sampler, which for all but DDIM is what they do anyway.
+    fn eta(&self, scheduler: Option<&str>) -> Result<Option<f64>> {
+        let Some(eta) = self.eta else { return Ok(None) };
+        let Some(entry) = scheduler.and_then(|name| sd_scheduler::entry(name).ok()) else {
+            return none_but("eta", Some(eta), 1.0).map(|()| None);
+        };
+        match entry.name {
+            "ddim" => Ok(Some(eta)),
+            _ if entry.stochastic => none_but("eta", Some(eta), 1.0).map(|()| None),
+            // The sampler has no such setting, there as here.
+            _ => Ok(None),
+        }
+    }
+
+    fn refuse_what_changes_the_picture(&self) -> Result<()> {
+        for (field, prompt) in [
+            ("prompt", &self.prompt),
+            ("negative_prompt", &self.negative_prompt),
+        ] {
+            if let Some(network) = prompt.as_deref().and_then(extra_network) {
+                return Err(unsupported(
+                    field,
+                    &format!("there are no extra networks, got `{network}`"),
+                ));
+            }
+        }
+        for (field, asked) in [
+            ("restore_faces", self.restore_faces == Some(true)),
+            ("tiling", self.tiling == Some(true)),
+            (
+                "styles",
+                self.styles.iter().flatten().any(|style| !style.is_empty()),
+            ),
+            (
+                "seed_resize_from_h",
+                self.seed_resize_from_h.is_some_and(|side| side > 0),
+            ),
+            (
+                "seed_resize_from_w",
+                self.seed_resize_from_w.is_some_and(|side| side > 0),
+            ),
+            ("script_name", is_named(&self.script_name)),
+            ("refiner_checkpoint", is_named(&self.refiner_checkpoint)),
+            ("infotext", is_named(&self.infotext)),
+        ] {
+            if asked {
+                return Err(unsupported(field, "this worker has no such feature"));
+            }
+        }
+        none_but("s_churn", self.s_churn, 0.0)?;
+        none_but("s_noise", self.s_noise, 1.0)?;
+        none_but("s_min_uncond", self.s_min_uncond, 0.0)?;
+        for (name, script) in self.alwayson_scripts.iter().flatten() {
+            if has_arguments(script) {
+                let field = format!("alwayson_scripts.{}", shown(name));
+                return Err(unsupported(&field, "this worker has no scripts"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The upscalers of [`Fields::hr_upscaler`], by the web UI's names.
+pub(super) const UPSCALERS: [&str; 4] =
+    ["Latent", "Latent (nearest)", "Latent (bicubic)", "Lanczos"];
+
+/// The first `<lora:...>` or its like in a prompt, as far as its name.
+fn extra_network(prompt: &str) -> Option<&'static str> {
+    ["<lora:", "<lyco:", "<hypernet:"]
+        .into_iter()
+        .find(|start| prompt.contains(start))
+}
+
+fn is_named(text: &Option<String>) -> bool {
+    text.as_deref()
+        .is_some_and(|text| !text.is_empty() && text != "None")
+}
+
+/// Clients send `{"args": []}` or `{"args": [false]}` to turn a script off.
+fn has_arguments(script: &serde_json::Value) -> bool {
+    match script.get("args") {
+        None => script.as_object().is_none_or(|script| !script.is_empty()),
+        Some(serde_json::Value::Array(args)) => args.iter().any(|arg| arg != false),
+        Some(_) => true,
+    }
+}
+
+fn picture(field: &'static str, text: &str) -> Result<Picture> {
+    Picture::from_base64(text)
+        .map_err(|error| ApiError::invalid(field, format!("{field}: {error}")))
+}
+
+/// -1, or any number below 0: drawn.
+fn seed(seed: Option<i64>) -> Option<u64> {
+    seed.and_then(|seed| u64::try_from(seed).ok())
+}
+
+fn whole(
+    field: &'static str,
+    value: Option<i64>,
+    range: RangeInclusive<i64>,
+) -> Result<Option<usize>> {
+    value
+        .map(|value| match usize::try_from(value) {
+            Ok(whole) if range.contains(&value) => Ok(whole),
+            _ => Err(ApiError::invalid(
+                field,
+                format!(
+                    "{field}: got {value}, expected {} to {}",
+                    range.start(),
+                    range.end()
+                ),
+            )),
+        })
+        .transpose()
+}
+
+fn none_but<T: PartialEq + std::fmt::Display>(
+    field: &'static str,
+    value: Option<T>,
+    only: T,
+) -> Result<()> {
+    match value {
+        Some(value) if value != only => {
+            Err(unsupported(field, &format!("got {value}, expected {only}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn unsupported(field: &str, reason: &str) -> ApiError {
+    ApiError::unsupported(field, format!("{field}: {reason}"))
+}
+
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        serde_json::from_value(value).unwrap()
+    }
+
+    /// What the Python client `webuiapi` sends when nothing is set.
+    fn defaults() -> Value {
+        let text = r#"{
+            "enable_hr": false, "hr_scale": 2, "hr_upscaler": "Latent", "hr_second_pass_steps": 0, "hr_resize_x": 0,
+            "hr_resize_y": 0, "hr_checkpoint_name": null, "hr_sampler_name": null, "hr_scheduler": null,
+            "hr_prompt": "", "hr_negative_prompt": "", "denoising_strength": 0.7, "firstphase_width": 0,
+            "firstphase_height": 0, "prompt": "a cat", "styles": [], "seed": -1, "subseed": -1,
+            "subseed_strength": 0.0, "seed_resize_from_h": 0, "seed_resize_from_w": 0, "batch_size": 1, "n_iter": 1,
+            "steps": 20, "cfg_scale": 7.0, "width": 512, "height": 512, "restore_faces": false, "tiling": false,
+            "do_not_save_samples": false, "do_not_save_grid": false, "negative_prompt": "", "eta": 1.0, "s_churn": 0,
+            "s_tmax": 0, "s_tmin": 0, "s_noise": 1, "override_settings": {},
+            "override_settings_restore_afterwards": true, "sampler_name": "Euler a", "scheduler": "automatic",
+            "sampler_index": "Euler a", "script_name": null, "script_args": [], "send_images": true,
+            "save_images": false, "alwayson_scripts": {}
+        }"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    fn with(changes: Value) -> Fields {
+        let (Value::Object(mut all), Value::Object(changes)) = (defaults(), changes) else {
+            panic!("two objects")
+        };
+        all.extend(changes);
+        fields(Value::Object(all))
+    }
+
+    /// 1 x 1 PNG is not needed: nothing is decoded here.
+    const PICTURE: &str = "data:image/png;base64,iVBORw0KGgo=";
+
+    fn img2img(changes: Value) -> Fields {
+        let mut fields = with(changes);
+        fields.init_images.get_or_insert(vec![PICTURE.into()]);
+        fields
+    }
+
+    #[test]
+    fn the_defaults_of_a_client_ask_for_nothing_special() {
+        let asked = with(json!({})).txt2img().unwrap();
+        assert_eq!(asked.overrides, Overrides::default());
+        assert_eq!(
+            asked.request,
+            Request {
+                negative_prompt: Some(String::new()),
+                num_inference_steps: Some(20),
+                guidance_scale: Some(7.0),
+                width: Some(512),
+                height: Some(512),
+                num_images: Some(1),
+                scheduler: Some("euler_a".into()),
+                ..Request::new("a cat")
+            }
+        );
+    }
+
+    #[test]
+    fn nothing_and_null_are_the_models_defaults() {
+        let expected = Request {
+            num_images: Some(1),
+            ..Request::default()
+        };
+        let Value::Object(nulls) = defaults() else {
+            panic!()
+        };
+        let nulls = nulls
+            .into_iter()
+            .map(|(key, _)| (key, Value::Null))
+            .collect();
+        for value in [json!({}), Value::Object(nulls), json!({"no_such_key": [1]})] {
+            assert_eq!(fields(value).txt2img().unwrap().request, expected);
+        }
+    }
+
+    #[test]
+    fn batches_multiply_and_a_subseed_varies() {
+        let request = with(json!({
+            "batch_size": 2, "n_iter": "3", "seed": 7, "subseed": 9, "subseed_strength": 0.25,
+            "override_settings": {"CLIP_stop_at_last_layers": 2, "sd_model_checkpoint": "m"},
+        }))
+        .txt2img()
+        .unwrap();
+        assert_eq!(request.overrides.model.as_deref(), Some("m"));
+        assert_eq!(request.overrides.clip_skip, Some(1));
+        let request = request.request;
+        assert_eq!(request.num_images, Some(6));
+        assert_eq!((request.seed, request.variation_seed), (Some(7), Some(9)));
+        assert_eq!(request.variation_strength, Some(0.25));
+    }
+
+    #[test]
+    fn a_second_pass_is_described_whole() {
+        let request = with(json!({"enable_hr": true, "hr_upscaler": "Lanczos", "hr_second_pass_steps": 5, "hr_scale": 1.5}))
+            .txt2img()
+            .unwrap()
+            .request;
+        let hires = Hires {
+            scale: Some(1.5),
+            upscaler: Some(Upscaler::Lanczos),
+            strength: Some(0.7),
+            num_inference_steps: Some(5),
+            ..Hires::default()
+        };
+        assert_eq!(request.hires, Some(hires));
+        let sized = with(json!({"enable_hr": true, "hr_resize_x": 768}))
+            .txt2img()
+            .unwrap();
+        let hires = sized.request.hires.unwrap();
+        assert_eq!(
+            (hires.scale, hires.width, hires.height),
+            (None, Some(768), None)
+        );
+    }
+
+    #[test]
+    fn img2img_changes_a_picture() {
+        let request = img2img(json!({"resize_mode": 1, "denoising_strength": null}))
+            .img2img()
+            .unwrap()
+            .request;
+        assert_eq!(request.init_image.unwrap().bytes(), b"\x89PNG\r\n\x1a\n");
+        assert_eq!(request.strength, Some(0.75));
+        assert_eq!(request.resize_mode, Some(ResizeMode::Crop));
+        assert_eq!((request.mask_image, request.overlay), (None, None));
+    }
+
+    #[test]
+    fn a_mask_takes_its_defaults_from_the_web_ui() {
+        let asked = img2img(json!({"mask": PICTURE})).img2img().unwrap();
+        assert!(asked.fill);
+        let request = asked.request;
+        assert_eq!(request.mask_polarity, Some(MaskPolarity::WhiteRepaints));
+        assert_eq!(
+            (request.mask_blur, request.padding_mask_crop),
+            (Some(4.0), Some(0))
+        );
+        assert_eq!((request.overlay, request.resize_mode), (Some(true), None));
+
+        let whole = img2img(json!({
+            "mask": PICTURE, "inpainting_fill": 1, "inpaint_full_res": false, "inpainting_mask_invert": 1, "mask_blur": 0,
+        }));
+        let asked = whole.img2img().unwrap();
+        assert!(!asked.fill);
+        assert_eq!(
+            asked.request.mask_polarity,
+            Some(MaskPolarity::BlackRepaints)
+        );
+        assert_eq!(
+            (asked.request.mask_blur, asked.request.padding_mask_crop),
+            (Some(0.0), None)
+        );
+        assert_eq!(asked.request.resize_mode, Some(ResizeMode::Stretch));
+    }
+
+    #[test]
+    fn eta_is_for_ddim_alone() {
+        for (sampler, eta, expected) in [
+            ("DDIM", 0.5, Some(Some(0.5))),
+            ("Euler a", 1.0, Some(None)),
+            ("Euler a", 0.5, None),
+            ("DPM++ 2M", 0.5, Some(None)),
+        ] {
+            let asked = with(json!({"sampler_name": sampler, "eta": eta})).txt2img();
+            assert_eq!(
+                asked.ok().map(|asked| asked.request.eta),
+                expected,
+                "{sampler} {eta}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_would_change_the_picture_is_refused_by_name() {
+        for (changes, field) in [
+            (json!({"restore_faces": true}), "restore_faces"),
+            (json!({"tiling": "true"}), "tiling"),
+            (json!({"styles": ["anime"]}), "styles"),
+            (json!({"script_name": "x/y/z plot"}), "script_name"),
+            (
+                json!({"refiner_checkpoint": "xl-refiner"}),
+                "refiner_checkpoint",
+            ),
+            (json!({"infotext": "Steps: 3"}), "infotext"),
+            (json!({"seed_resize_from_w": 512}), "seed_resize_from_w"),
+            (json!({"s_churn": 0.5}), "s_churn"),
+            (json!({"s_noise": 1.1}), "s_noise"),
+            (json!({"s_min_uncond": 1}), "s_min_uncond"),
+            (
+                json!({"alwayson_scripts": {"ControlNet": {"args": [{"image": ""}]}}}),
+                "alwayson_scripts.ControlNet",
+            ),
+            (json!({"prompt": "a <lora:x:1> cat"}), "prompt"),
+            (
+                json!({"enable_hr": true, "hr_upscaler": "R-ESRGAN 4x+"}),
+                "hr_upscaler",
+            ),
+            (
+                json!({"enable_hr": true, "hr_sampler_name": "DDIM"}),
+                "hr_sampler_name",
+            ),
+            (json!({"enable_hr": true, "hr_prompt": "dog"}), "hr_prompt"),
+            (
+                json!({"override_settings": {"tiling": true}}),
+                "override_settings.tiling",
+            ),
+            (
+                json!({"override_settings": {"sd_vae": "x.pt"}}),
+                "override_settings.sd_vae",
+            ),
+            (json!({"init_images": [PICTURE]}), "init_images"),
+            (json!({"sampler_name": "DPM fast"}), "sampler_name"),
+            (json!({"steps": 0}), "steps"),
+            (json!({"batch_size": -1}), "batch_size"),
+            (json!({"width": -8}), "width"),
+        ] {
+            let error = with(changes.clone()).txt2img().unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(field), "{changes}");
+        }
+        for (changes, field) in [
+            (json!({"init_images": []}), "init_images"),
+            (json!({"init_images": [PICTURE, PICTURE]}), "init_images"),
+            (json!({"init_images": ["%%%"]}), "init_images"),
+            (json!({"resize_mode": 3}), "resize_mode"),
+            (
+                json!({"initial_noise_multiplier": 1.1}),
+                "initial_noise_multiplier",
+            ),
+            (json!({"enable_hr": true}), "enable_hr"),
+            (
+                json!({"mask": PICTURE, "inpainting_fill": 2}),
+                "inpainting_fill",
+            ),
+            (
+                json!({"mask": PICTURE, "mask_blur": null, "mask_blur_x": 3}),
+                "mask_blur_y",
+            ),
+        ] {
+            let error = img2img(changes.clone()).img2img().unwrap_err();
+            assert_eq!(error.param.as_deref(), Some(field), "{changes}");
+        }
+    }
+
+    #[test]
+    fn scripts_that_are_turned_off_pass() {
+        let scripts = json!({"alwayson_scripts": {"ControlNet": {"args": []}, "ADetailer": {"args": [false]}}});
+        assert!(with(scripts).txt2img().is_ok());
+    }
+}
