@@ -20,6 +20,7 @@ ROUNDING = 2e-6
 DRAWS = {
     "sd15/unet": 2,
     "sd15-inpaint/unet": 3,
+    "sd2-inpaint/unet": 1,
     "lcm/unet": 1,
     "sdxl/unet": 2,
     "sdxl-refiner/unet": 2,

@@ -21,6 +21,7 @@ FIXTURES = {
     "tiny_vaes": "tiny_vaes/",
     "e2e": "e2e/",
     "images": "images/",
+    "e2e_images": "e2e_images/",
 }
 
 

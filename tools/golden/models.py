@@ -163,6 +163,14 @@ FAMILIES = {
         "unet": sd_unet([4, 8, 8, 8], 1, [1, 2, 4, 4], 16, **V2, upcast_attention=True),
         "vae": vae(),
     },
+    "sd2-inpaint": {
+        "pipeline": "StableDiffusionInpaintPipeline",
+        "scheduler": scheduler("PNDMScheduler", SD_SCHEDULER, skip_prk_steps=True),
+        "tokenizer": (bpe.BANG, "override"),
+        "text_encoder": clip(16, 2, "gelu"),
+        "unet": sd_unet([4, 8, 8, 8], 1, [1, 2, 4, 4], 16, **V2, in_channels=9),
+        "vae": vae(),
+    },
     "sd-turbo": {
         "pipeline": "StableDiffusionPipeline",
         "scheduler": scheduler("EulerDiscreteScheduler", XL_SCHEDULER, timestep_spacing="trailing"),
@@ -187,6 +195,16 @@ FAMILIES = {
         "text_encoder": clip(16, 3),
         "text_encoder_2": clip(20, 3, "gelu", 12),
         "unet": xl_unet([4, 8, 12], 1, [1, 2, 3], [1, 2, 4], 36, 12),
+        "vae": vae(**XL_VAE),
+    },
+    "sdxl-inpaint": {
+        "pipeline": "StableDiffusionXLInpaintPipeline",
+        "scheduler": scheduler("EulerDiscreteScheduler", XL_SCHEDULER),
+        "tokenizer": (bpe.END, "decoder"),
+        "tokenizer_2": (bpe.BANG, "decoder"),
+        "text_encoder": clip(16, 2),
+        "text_encoder_2": clip(16, 2, "gelu", 12),
+        "unet": xl_unet([4, 8, 8], 1, [1, 1, 2], [1, 2, 4], 32, 12, in_channels=9),
         "vae": vae(**XL_VAE),
     },
     "sdxl-refiner": {

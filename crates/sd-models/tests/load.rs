@@ -13,13 +13,15 @@ use tempfile::TempDir;
 
 const UNET: &str = "unet/diffusion_pytorch_model.safetensors";
 const VAE: &str = "vae/diffusion_pytorch_model.safetensors";
-const FAMILIES: [&str; 8] = [
+const FAMILIES: [&str; 10] = [
     "sd15",
     "sd15-inpaint",
     "sd21",
+    "sd2-inpaint",
     "sd-turbo",
     "lcm",
     "sdxl",
+    "sdxl-inpaint",
     "sdxl-turbo",
     "sdxl-refiner",
 ];

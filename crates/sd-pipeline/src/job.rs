@@ -135,7 +135,8 @@ impl Request {
             num_inference_steps,
             guidance_scale: within(
                 "guidance_scale",
-                self.guidance_scale.unwrap_or(defaults.guidance_scale),
+                self.guidance_scale
+                    .unwrap_or_else(|| default_guidance(model, task)),
                 0.0..=100.0,
             )?,
             guidance_rescale: self.guidance_rescale(model, task)?,
@@ -235,6 +236,16 @@ impl Request {
         } else {
             (Some(first), second)
         })
+    }
+}
+
+/// The model's guidance scale, but where diffusers' pipeline for the task has another.
+fn default_guidance(model: &ModelConfig, task: Task) -> f64 {
+    let default = model.defaults.guidance_scale;
+    let of_pipeline = model.index.sd_defaults.guidance_scale.is_none() && default > 1.0;
+    match task {
+        Task::Inpaint if model.is_xl() && of_pipeline => 7.5,
+        _ => default,
     }
 }
 

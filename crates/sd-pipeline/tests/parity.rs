@@ -4,7 +4,7 @@ mod common;
 
 use std::{collections::HashMap, fs};
 
-use common::{golden, pipeline, relative_error};
+use common::{golden, pictures_agree, pipeline, relative_error};
 use sd_pipeline::{Device, Request, Tensor, to_rgb};
 use serde_json::Value;
 
@@ -103,37 +103,7 @@ fn check(case: &Case) {
 
     let image = run.decode(&pipeline).unwrap();
     compare("image", &image, 1e-4);
-    let expected = &case.tensors["image_u8"];
-    let images = to_rgb(&image).unwrap();
-    let dims: Vec<_> = images
-        .iter()
-        .map(|image| (image.height() as usize, image.width() as usize))
-        .collect();
-    let &[batch, height, width, 3] = expected.dims() else {
-        panic!("{name}: {:?}", expected.dims())
-    };
-    assert_eq!(dims, vec![(height, width); batch], "{name}");
-    let found: Vec<u8> = images
-        .into_iter()
-        .flat_map(|image| image.into_raw())
-        .collect();
-    let expected: Vec<u8> = expected.flatten_all().unwrap().to_vec1().unwrap();
-    let levels: Vec<u8> = found
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| a.abs_diff(*b))
-        .collect();
-    assert!(
-        levels.iter().all(|level| *level <= 1),
-        "{name}: {:?} levels",
-        levels.iter().max()
-    );
-    let off = levels.iter().filter(|level| **level > 0).count();
-    assert!(
-        off * 200 <= levels.len(),
-        "{name}: {off} of {} values are off by one",
-        levels.len()
-    );
+    pictures_agree(name, &to_rgb(&image).unwrap(), &case.tensors["image_u8"]);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use sd_pipeline::{ModelSource, Pipeline, Request, Run, Tensor, builtin_model};
+use sd_pipeline::{ModelSource, Pipeline, Request, RgbImage, Run, Tensor, builtin_model};
 
 pub(crate) fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -67,4 +67,27 @@ pub(crate) fn relative_error(found: &Tensor, expected: &Tensor) -> f64 {
 
 fn largest(values: impl Iterator<Item = f64>) -> f64 {
     values.map(f64::abs).fold(0.0, f64::max)
+}
+
+/// Pictures are those of a tensor `[n, height, width, 3]` to one level, on one value in 200.
+pub(crate) fn pictures_agree(name: &str, found: &[RgbImage], expected: &Tensor) {
+    let dims: Vec<_> = found
+        .iter()
+        .map(|image| (image.height() as usize, image.width() as usize))
+        .collect();
+    let &[batch, height, width, 3] = expected.dims() else {
+        panic!("{name}: {:?}", expected.dims())
+    };
+    assert_eq!(dims, vec![(height, width); batch], "{name}");
+    let expected: Vec<u8> = expected.flatten_all().unwrap().to_vec1().unwrap();
+    let found = found.iter().flat_map(|image| image.as_raw());
+    let levels: Vec<u8> = found.zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
+    let largest = levels.iter().max().copied().unwrap_or_default();
+    assert!(largest <= 1, "{name}: {largest} levels");
+    let off = levels.iter().filter(|level| **level > 0).count();
+    assert!(
+        off * 200 <= levels.len(),
+        "{name}: {off} of {} values are off by one",
+        levels.len()
+    );
 }
