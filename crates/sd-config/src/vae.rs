@@ -20,7 +20,8 @@ pub enum DecoderBlockType {
     UpDecoderBlock2D,
 }
 
-/// Colours as a linear function of latents, which is enough for a preview: `latents * factors + bias`, in 0..1.
+/// Colours as a linear function of latents, which is enough for a preview: `latents * factors + bias`, in -1..1 as the
+/// autoencoder's own pictures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LatentRgb {
     /// What one unit of each latent channel, at the scale of the UNet, adds to red, green and blue.

@@ -12,8 +12,8 @@
 )]
 
 use sd_pipeline::{
-    DType, Device, LatentRgbFit, ModelSource, Pipeline, PreviewKind, Request, RgbImage, Tensor,
-    builtin_model,
+    DType, Device, LatentRgb, LatentRgbFit, ModelSource, Pipeline, PreviewKind, Request, RgbImage,
+    Tensor, builtin_model,
 };
 use serde::Deserialize;
 
@@ -63,7 +63,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         eprintln!("{} of {count}: {}", seed + 1, scene.prompt);
     }
-    let colours = fitted.solve();
+    let colours = rounded(fitted.solve());
     println!("{}", serde_json::to_string_pretty(&colours)?);
     println!(
         "R^2 of these: {:.4} fitted, {:.4} held out",
@@ -75,6 +75,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         held_out.r_squared(pipeline.latent_rgb()?)
     );
     Ok(())
+}
+
+/// To four decimals: a hundredth of a level of 8 bits.
+fn rounded(mut colours: LatentRgb) -> LatentRgb {
+    for value in colours
+        .factors
+        .iter_mut()
+        .chain([&mut colours.bias])
+        .flatten()
+    {
+        *value = (*value * 1e4).round() / 1e4;
+    }
+    colours
 }
 
 /// `[1, 3, height, width]` in -1..1.
