@@ -14,6 +14,7 @@
 //! ```
 
 mod error;
+mod hashes;
 mod load;
 mod model;
 mod sha256;
@@ -26,6 +27,7 @@ pub mod unet;
 pub mod vae;
 
 pub use error::{Component, Error, Result};
+pub use hashes::FileHashes;
 pub use load::{LoadOptions, config, load, load_tiny_decoder};
 pub use model::Model;
 pub use source::{DownloadProgress, EmbeddedModel, ModelSource, ProgressFn};

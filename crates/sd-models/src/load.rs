@@ -15,7 +15,7 @@ use crate::source::{ModelSource, ProgressFn, Store, StoredFile, is_path_part};
 use crate::text::{ClipTextModel, OutputLayer, TextEncoder, TextEncoders, Tokenizer};
 use crate::unet::Unet;
 use crate::vae::AutoencoderKl;
-use crate::{Component, Error, Model, Result, Weights};
+use crate::{Component, Error, FileHashes, Model, Result, Weights};
 
 pub use tiny::load_tiny_decoder;
 
@@ -31,6 +31,8 @@ pub struct LoadOptions {
     pub variant: Option<String>,
     /// Told how downloads come on; by default none.
     pub progress: Option<ProgressFn>,
+    /// Hashes of files that are already known; by default none.
+    pub hashes: FileHashes,
     /// The hub that repositories are fetched from; by default none, so that only folders and
     /// embedded models load.
     #[cfg(feature = "hub")]
@@ -44,6 +46,7 @@ impl Default for LoadOptions {
             dtype: DType::F32,
             variant: None,
             progress: None,
+            hashes: FileHashes::default(),
             #[cfg(feature = "hub")]
             hub: None,
         }
@@ -109,7 +112,10 @@ pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
         vae: vae.0,
         warnings,
         unet_files: files.unet,
+        other_files: [files.text.concat(), files.vae].concat(),
+        hashes: options.hashes.clone(),
         unet_sha256: OnceLock::new(),
+        fingerprint: OnceLock::new(),
         config,
     })
 }

@@ -10,6 +10,13 @@ use sha2::{Digest, Sha256};
 pub(crate) struct Hasher(Sha256);
 
 impl Hasher {
+    /// The hash of `bytes`, as [`hex`](Self::hex) spells it.
+    pub(crate) fn of(bytes: &[u8]) -> String {
+        let mut hasher = Self::default();
+        hasher.0.update(bytes);
+        hasher.hex()
+    }
+
     /// The hash as 64 lower-case hexadecimal digits.
     pub(crate) fn hex(self) -> String {
         self.0

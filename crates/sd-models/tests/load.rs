@@ -269,6 +269,52 @@ fn the_hash_is_that_of_the_unets_file() {
 }
 
 #[test]
+fn the_fingerprint_is_that_of_all_weights() {
+    let fingerprint = |folder: &Path| open(folder).unwrap().fingerprint().unwrap().to_owned();
+    let original = golden("models/sd15");
+    let same = copy();
+    assert_eq!(fingerprint(same.path()), fingerprint(&original));
+    for file in ["text_encoder/model.safetensors", UNET, VAE] {
+        let other = copy();
+        let path = other.path().join(file);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // The last weight, a little.
+        *bytes.iter_mut().last().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        assert_ne!(fingerprint(other.path()), fingerprint(&original), "{file}");
+    }
+}
+
+#[test]
+fn known_hashes_are_not_computed_again() {
+    let folder = copy();
+    let source = ModelSource::Dir(folder.path().to_owned());
+    let options = LoadOptions::default();
+    let hash = |options: &LoadOptions| {
+        load(&source, options)
+            .unwrap()
+            .weights_sha256()
+            .unwrap()
+            .to_owned()
+    };
+    let first = hash(&options);
+    // Other bytes behind the same length, time and inode: only a hash that is kept stays the same.
+    let path = folder.path().join(UNET);
+    let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.iter_mut().last().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    std::fs::File::options()
+        .append(true)
+        .open(&path)
+        .unwrap()
+        .set_modified(modified)
+        .unwrap();
+    assert_eq!(hash(&options), first);
+    assert_ne!(hash(&LoadOptions::default()), first);
+}
+
+#[test]
 fn weights_load_as_half_precision() {
     let source = ModelSource::Dir(golden("models/sd15"));
     let exact = hidden(&family("sd15"));

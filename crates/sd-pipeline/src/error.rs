@@ -65,9 +65,9 @@ pub enum Error {
     /// A snapshot is of a run with other weights.
     #[error("the snapshot is of a run with weights {expected}, this pipeline has {found}")]
     OtherWeights {
-        /// SHA-256 of the weights the run was started with.
+        /// Fingerprint of the weights the run was started with.
         expected: String,
-        /// SHA-256 of the pipeline's weights.
+        /// Fingerprint of the pipeline's weights.
         found: String,
     },
     /// Runs that cannot share a UNet call were advanced together.

@@ -70,7 +70,8 @@ impl Pipeline {
         &self.name
     }
 
-    /// The SHA-256 of the UNet's weights, hexadecimal. The first call reads them all.
+    /// The SHA-256 of the UNet's file, hexadecimal, by which other programs know a model too. The first call reads the
+    /// file, unless the hub told its hash or [`LoadOptions::hashes`] knows it.
     ///
     /// # Errors
     /// The files are gone.

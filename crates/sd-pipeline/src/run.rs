@@ -188,7 +188,8 @@ impl Run {
     /// Everything the run needs to go on elsewhere, as a safetensors file: latents, the scheduler's memory, the
     /// generators and the job. [`Pipeline::resume`] goes on to the same bytes, given the same weights, device and dtype.
     ///
-    /// The first snapshot of a pipeline's runs reads the UNet's weights, to hash them.
+    /// The first snapshot of a pipeline's runs reads the files of all weights, to hash them, unless their hashes are known
+    /// from the hub or from [`LoadOptions::hashes`](crate::LoadOptions::hashes).
     ///
     /// # Errors
     /// The pipeline or its files are gone, or the tensors cannot be read back from their device.

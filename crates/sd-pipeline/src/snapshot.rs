@@ -32,7 +32,7 @@ const MASK_IMAGE: &str = "mask_image";
 #[derive(Serialize, Deserialize)]
 struct Description<J> {
     version: u32,
-    /// SHA-256 of the UNet's weights.
+    /// The model's [`fingerprint`](sd_models::Model::fingerprint).
     weights: String,
     /// UNet calls made.
     call: usize,
@@ -58,7 +58,7 @@ pub(crate) fn write(run: &Run) -> Result<Vec<u8>> {
             tensors.insert(name.into(), bytes(picture.bytes())?);
         }
     }
-    let weights = model.weights_sha256()?.into();
+    let weights = model.fingerprint()?.into();
     let description = Description {
         version: VERSION,
         weights,
@@ -86,7 +86,7 @@ pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
     let Description {
         weights, call, job, ..
     } = description(bytes)?;
-    let found = pipeline.weights_sha256()?;
+    let found = pipeline.model.fingerprint()?;
     if weights != found {
         return Err(Error::OtherWeights {
             expected: weights,

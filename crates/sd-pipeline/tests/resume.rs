@@ -2,11 +2,11 @@
 
 mod common;
 
-use std::sync::LazyLock;
+use std::{fs, sync::LazyLock};
 
-use common::{finish, pipeline, request};
+use common::{copy_model, finish, pipeline, request};
 use proptest::prelude::*;
-use sd_pipeline::{Error, Pipeline, Request, SeedMode};
+use sd_pipeline::{Error, ModelSource, Pipeline, Request, SeedMode};
 
 /// Every snapshot of a run, resumed, ends in the same pictures and the same last snapshot.
 fn check(pipeline: &Pipeline, request: &Request) {
@@ -90,10 +90,23 @@ fn a_snapshot_of_other_weights_is_refused() {
         .unwrap()
         .snapshot()
         .unwrap();
-    assert!(matches!(
-        pipeline("sd21").resume(&snapshot),
-        Err(Error::OtherWeights { .. })
-    ));
+    let refused = |pipeline: &Pipeline| {
+        let resumed = pipeline.resume(&snapshot);
+        assert!(matches!(resumed, Err(Error::OtherWeights { .. })));
+    };
+    refused(&pipeline("sd21"));
+
+    // The UNet alone does not make a picture.
+    let folder = tempfile::tempdir().unwrap();
+    copy_model("sd15", folder.path());
+    let vae = folder
+        .path()
+        .join("vae/diffusion_pytorch_model.safetensors");
+    let mut bytes = fs::read(&vae).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&vae, bytes).unwrap();
+    let source = ModelSource::Dir(folder.path().into());
+    refused(&Pipeline::builder(source).build().unwrap());
 }
 
 /// A snapshot with a changed header.

@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::{fs, ops::ControlFlow};
+use std::ops::ControlFlow;
 
-use common::{golden, pictures, pipeline, relative_error, request};
+use common::{copy_model, pictures, pipeline, relative_error, request};
 use sd_pipeline::{Device, Error, ModelSource, Pipeline, Request};
 
 #[test]
@@ -91,15 +91,7 @@ fn a_run_does_not_keep_the_weights() {
 #[test]
 fn damaged_weights_make_an_error_and_no_picture() {
     let folder = tempfile::tempdir().unwrap();
-    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
-        fs::create_dir_all(folder.path().join(part)).unwrap();
-        for file in fs::read_dir(golden("models/sd15").join(part)).unwrap() {
-            let file = file.unwrap();
-            if file.file_type().unwrap().is_file() {
-                fs::copy(file.path(), folder.path().join(part).join(file.file_name())).unwrap();
-            }
-        }
-    }
+    copy_model("sd15", folder.path());
     let weights = folder
         .path()
         .join("vae/diffusion_pytorch_model.safetensors");

@@ -213,21 +213,6 @@ impl StoredFile {
             source,
         })
     }
-
-    /// Feeds the bytes to `sink`.
-    pub(crate) fn copy_to(&self, sink: &mut impl std::io::Write) -> Result<()> {
-        let (path, copied) = match &self.data {
-            FileData::Path(path) => {
-                let copied = File::open(path).and_then(|mut file| std::io::copy(&mut file, sink));
-                (path.as_path(), copied.map(|_| ()))
-            }
-            FileData::Static(bytes) => (Path::new(&self.name), sink.write_all(bytes)),
-        };
-        copied.map_err(|source| Error::Read {
-            path: path.to_owned(),
-            source,
-        })
-    }
 }
 
 fn read_limited(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -1,7 +1,10 @@
 //! What the tests share: the tiny models of tests/golden, and comparison of whole tensors.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use sd_pipeline::{ModelSource, Pipeline, Request, RgbImage, Run, Tensor, builtin_model};
 
@@ -18,6 +21,19 @@ pub(crate) fn pipeline(family: &str) -> Pipeline {
         family => ModelSource::Dir(golden("models").join(family)),
     };
     Pipeline::builder(source).build().expect("the model loads")
+}
+
+/// Copies a tiny model of one text encoder, to change it.
+pub(crate) fn copy_model(family: &str, target: &Path) {
+    for part in ["", "scheduler", "text_encoder", "tokenizer", "unet", "vae"] {
+        fs::create_dir_all(target.join(part)).unwrap();
+        for file in fs::read_dir(golden("models").join(family).join(part)).unwrap() {
+            let file = file.unwrap();
+            if file.file_type().unwrap().is_file() {
+                fs::copy(file.path(), target.join(part).join(file.file_name())).unwrap();
+            }
+        }
+    }
 }
 
 /// A small job for the tiny models.
