@@ -175,6 +175,53 @@ fn a_model_is_fetched_once_and_kept_as_python_keeps_it() {
 }
 
 #[test]
+fn a_config_is_read_without_weights_and_tokenizers() {
+    let hub = Hub::new();
+    let config = sd_models::config(&REPO.parse().unwrap(), &hub.options()).unwrap();
+    assert!(
+        hub.server
+            .requests()
+            .iter()
+            .all(|r| r.path.ends_with(".json") && !r.path.contains("tokenizer"))
+    );
+    assert_eq!(config, hub.load().unwrap().config);
+
+    hub.server.insert("vae/config.json", b"{".to_vec());
+    let error = sd_models::config(
+        &REPO.parse().unwrap(),
+        &Hub {
+            cache: tempfile::tempdir().unwrap(),
+            ..hub
+        }
+        .options(),
+    );
+    assert!(matches!(error, Err(Error::Config { .. })), "{error:?}");
+}
+
+/// The cache links to files under their hashes, on systems where it can.
+#[cfg(unix)]
+#[test]
+fn the_hub_knows_the_hashes_of_its_files() {
+    let hub = Hub::new();
+    let model = hub.load().unwrap();
+    let blob = std::fs::canonicalize(hub.snapshot(UNET)).unwrap();
+    let hash = blob.file_name().unwrap().to_str().unwrap();
+    // Whoever read the file would find another one.
+    std::fs::write(&blob, "not read").unwrap();
+    assert_eq!(model.weights_sha256().unwrap(), hash);
+    let expected = load(
+        &ModelSource::Dir(common::golden("models/sd15")),
+        &LoadOptions::default(),
+    )
+    .unwrap();
+    assert_eq!(expected.weights_sha256().unwrap(), hash);
+    assert_eq!(
+        expected.fingerprint().unwrap(),
+        model.fingerprint().unwrap()
+    );
+}
+
+#[test]
 fn large_files_come_from_another_host_which_gets_no_token() {
     let hub = Hub::new();
     hub.server.move_large_files();
