@@ -201,11 +201,11 @@ fn webhooks(config: &Config) -> Result<Option<WebhookConfig>> {
     else {
         return Ok(None);
     };
+    let secret = read(path)?.trim().as_bytes().to_vec();
     Ok(Some(WebhookConfig {
-        secret: read(path)?.trim().as_bytes().to_vec(),
         allow_http: config.callback_private_addresses,
         allow_private: config.callback_private_addresses,
-        body: Arc::new(http::job_json),
+        ..WebhookConfig::new(secret, Arc::new(http::job_json))
     }))
 }
 
