@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sd_config::{BlockAttention, ClassEmbedType, ClipConfig, UnetBlock, UnetConfig, VaeConfig};
+use sd_config::{
+    BlockAttention, ClassEmbedType, ClipConfig, TinyVaeConfig, UnetBlock, UnetConfig, VaeConfig,
+};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -24,8 +26,9 @@ fn compare_defaults<T: Serialize>(class: &str, parse: impl Fn(&str) -> sd_config
     let absent = serde_json::to_value(parse("{}").unwrap()).unwrap();
     assert_eq!(spelled_out, absent, "{class}");
     for (key, value) in absent.as_object().unwrap() {
-        if key == "architectures" {
-            continue; // of every transformers configuration, and empty
+        // Of every transformers configuration, and empty; ours, and absent.
+        if key == "architectures" || key.starts_with("sd_") {
+            continue;
         }
         let expected = expected
             .get(key)
@@ -43,6 +46,7 @@ fn compare_defaults<T: Serialize>(class: &str, parse: impl Fn(&str) -> sd_config
 fn missing_keys_take_the_defaults_of_the_class() {
     compare_defaults("unet", UnetConfig::parse);
     compare_defaults("vae", VaeConfig::parse);
+    compare_defaults("tiny_vae", TinyVaeConfig::parse);
     compare_defaults("clip", ClipConfig::parse);
 }
 

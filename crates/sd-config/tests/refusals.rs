@@ -219,7 +219,7 @@ fn numbers_out_of_range() {
         ),
         (
             "sd_latent_rgb",
-            json!({ "factors": [[1, 1]; 4], "bias": [0, 0, 0] }),
+            json!({ "factors": [[1, 1], [1, 1], [1, 1], [1, 1]], "bias": [0, 0, 0] }),
         ),
     ];
     let text = [

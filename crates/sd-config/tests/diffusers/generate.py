@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from transformers import CLIPTextConfig
 
 HERE = Path(__file__).parent
@@ -104,7 +104,12 @@ def unet(config):
 
 
 def main():
-    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "clip": CLIPTextConfig}
+    classes = {
+        "unet": UNet2DConditionModel,
+        "vae": AutoencoderKL,
+        "tiny_vae": AutoencoderTiny,
+        "clip": CLIPTextConfig,
+    }
     write("class_defaults.json", {name: defaults(cls) for name, cls in classes.items()})
     unets = {
         path.parent.parent.name: unet(json.loads(path.read_text()))
