@@ -1,5 +1,9 @@
 //! The command line as data. Spelling is checked here; what a model allows is the library's to say.
 
+mod passes;
+mod preview;
+mod source;
+
 use std::{
     fmt::Write as _,
     net::SocketAddr,
@@ -13,8 +17,15 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+pub use passes::{HiresArgs, RefinerArgs};
+pub use preview::PreviewArgs;
 use sd_config::Version;
-use serde::{Deserialize, Serialize};
+use sd_pipeline::SeedMode;
+use serde::{
+    Deserialize, Serialize,
+    de::{DeserializeOwned, IntoDeserializer, value},
+};
+pub use source::SourceArgs;
 
 use crate::{
     config::{ByteSize, LogFormat, ModelEntry},
@@ -100,8 +111,21 @@ pub struct GenerateArgs {
     pub seed: Option<u64>,
 
     /// Whether each picture has its own seed (SEED, SEED + 1, ...) or all are drawn from one
-    #[arg(long, value_name = "MODE", help_heading = "Sampling")]
+    #[arg(long, value_name = "MODE", help_heading = "Sampling", value_parser = one_of::<SeedMode>(&["per-image", "batch"]))]
     pub seed_mode: Option<SeedMode>,
+
+    /// How far the noise is bent towards that of another seed, 0 to 1
+    #[arg(long, value_name = "SHARE", help_heading = "Sampling")]
+    pub variation_strength: Option<f64>,
+
+    /// The other seed; drawn when not given
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Sampling",
+        requires = "variation_strength"
+    )]
+    pub variation_seed: Option<u64>,
 
     /// Width in pixels, a multiple of 8
     #[arg(long, short = 'W', value_name = "N", help_heading = "Picture")]
@@ -114,6 +138,22 @@ pub struct GenerateArgs {
     /// Pictures to make
     #[arg(long, value_name = "N", help_heading = "Picture")]
     pub num_images: Option<usize>,
+
+    /// What to start from.
+    #[command(flatten)]
+    pub source: SourceArgs,
+
+    /// The enlarged second pass.
+    #[command(flatten)]
+    pub hires: HiresArgs,
+
+    /// The hand-over to a refiner.
+    #[command(flatten)]
+    pub refiner: RefinerArgs,
+
+    /// What is shown on the way.
+    #[command(flatten)]
+    pub preview: PreviewArgs,
 
     /// PNG to write, or `-` for standard output; several pictures become NAME-1.png, NAME-2.png, ...
     #[arg(
@@ -424,15 +464,6 @@ pub struct ServeArgs {
     pub max_memory: Option<ByteSize>,
 }
 
-/// `--seed-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SeedMode {
-    /// Picture i is drawn from seed + i
-    PerImage,
-    /// One generator draws every picture's noise
-    Batch,
-}
-
 /// `--dtype`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -443,15 +474,6 @@ pub enum DtypeArg {
     F16,
     /// Brain floats
     Bf16,
-}
-
-impl From<SeedMode> for sd_pipeline::SeedMode {
-    fn from(mode: SeedMode) -> Self {
-        match mode {
-            SeedMode::PerImage => Self::PerImage,
-            SeedMode::Batch => Self::Batch,
-        }
-    }
 }
 
 impl From<DtypeArg> for DType {
@@ -513,6 +535,15 @@ impl From<DeviceArg> for String {
             DeviceArg::Metal => "metal".to_owned(),
         }
     }
+}
+
+/// Reads one of `names`, spelled with dashes, as the JSON name of a `T`.
+fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    names: &'static [&'static str],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| -> Result<T, value::Error> {
+        T::deserialize(name.replace('-', "_").into_deserializer())
+    })
 }
 
 fn version_parser() -> impl TypedValueParser<Value = Version> {

@@ -21,6 +21,15 @@ pub enum Error {
         /// What is allowed.
         expected: String,
     },
+    /// A picture is damaged, too large or of an unknown format.
+    #[error("--{flag}: the picture cannot be used")]
+    Picture {
+        /// The flag's name.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: sd_image::Error,
+    },
     /// The build lacks the asked device.
     #[error(
         "--device {0}: this build cannot use it; build with `--features {0}` or take --device cpu"
@@ -53,6 +62,9 @@ pub enum Error {
         /// How many were asked for.
         images: usize,
     },
+    /// Previews have no place in a pipe.
+    #[error("--preview-every: standard output takes one picture; give --output a file name")]
+    PreviewToStdout,
     /// A picture would be shown as text.
     #[error(
         "--output -: standard output is a terminal; redirect it (> out.png) or give a file name"
@@ -181,6 +193,7 @@ impl Error {
             | Self::Setting { .. }
             | Self::OpenToAll { .. }
             | Self::SeveralToStdout { .. }
+            | Self::PreviewToStdout
             | Self::StdoutIsTerminal => 2,
             _ => 1,
         }
@@ -221,7 +234,11 @@ impl From<sd_pipeline::Error> for Error {
             } => {
                 let flag = match field {
                     "num_inference_steps" => "steps".to_owned(),
-                    field => field.replace('_', "-"),
+                    "hires.num_inference_steps" => "hires-steps".to_owned(),
+                    "mask_image" => "mask".to_owned(),
+                    "padding_mask_crop" => "only-masked".to_owned(),
+                    "denoising_start" | "denoising_end" => "refiner-start".to_owned(),
+                    field => field.replace(['_', '.'], "-"),
                 };
                 Self::Flag {
                     flag,

@@ -1,8 +1,10 @@
 //! `sd-worker generate`: from the command line to files.
 
-use candle_core::Tensor;
+mod request;
+
 use sd_config::{ModelConfig, Version};
-use sd_pipeline::{Job, ModelSource, Pipeline, Request, Run};
+use sd_pipeline::{ModelSource, Pipeline, Request, Run};
+use serde_json::Value;
 
 use crate::{
     args::GenerateArgs,
@@ -10,7 +12,7 @@ use crate::{
     dump::Dump,
     error::{Error, Result},
     loading,
-    output::DumpPath,
+    output::{DumpPath, Output},
     png,
     progress::{self, Stage},
 };
@@ -18,7 +20,7 @@ use crate::{
 /// Makes the pictures and writes them.
 ///
 /// # Errors
-/// The request does not suit the model, the model cannot be loaded, or a file cannot be written.
+/// The request does not suit the model, the model cannot be loaded, or a file cannot be read or written.
 #[expect(
     clippy::print_stderr,
     reason = "what a user has to know goes to standard error"
@@ -26,16 +28,18 @@ use crate::{
 pub fn run(args: &GenerateArgs) -> Result<()> {
     args.output.check(args.num_images.unwrap_or(1))?;
     args.dump_tensors.as_ref().map_or(Ok(()), DumpPath::check)?;
+    if args.preview.preview_every.is_some() && args.output == Output::Stdout {
+        return Err(Error::PreviewToStdout);
+    }
 
+    let request = request::request(args)?;
     if let (None, Some(version)) = (&args.model, args.version) {
         // What its files will refuse is better said before gigabytes of them are fetched.
-        request(args).resolve(&ModelConfig::preset(version))?;
+        request.resolve(&ModelConfig::preset(version))?;
     }
-    let pipeline = load(args)?;
-    for warning in pipeline.warnings() {
-        eprintln!("warning: {warning}");
-    }
-    let mut run = pipeline.start(&request(args))?;
+    let pipeline = load(args, source(args)?)?;
+    check_version(args, pipeline.config().version)?;
+    let mut run = pipeline.start(&request)?;
     if args.seed.is_none() {
         eprintln!("seed {}", run.job().seed);
     }
@@ -48,25 +52,56 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
         .as_ref()
         .map(|_| Dump::new(&run))
         .transpose()?;
-    denoise(&pipeline, &mut run, dump.as_mut())?;
-    let decoding = Stage::new("decoding");
-    let pictures = run.decode(&pipeline)?;
-    drop(decoding);
-
-    write(args, &pipeline, run.job(), &pictures)?;
-    if let (Some(path), Some(dump)) = (&args.dump_tensors, dump) {
-        path.write(&dump.finish(pictures)?)?;
+    let steps = denoise(args, &pipeline, &mut run, 0, dump.as_mut())?;
+    match &args.refiner.refiner {
+        None => finish(args, &pipeline, &run, dump, None),
+        Some(refiner) => {
+            let refiner = loading::source(refiner)?;
+            refine(args, pipeline, &run, steps, &request, refiner)
+        }
     }
-    Ok(())
 }
 
-fn load(args: &GenerateArgs) -> Result<Pipeline> {
+/// Lets the refiner go on with the base model's latents.
+fn refine(
+    args: &GenerateArgs,
+    pipeline: Pipeline,
+    base: &Run,
+    base_steps: usize,
+    request: &Request,
+    refiner: ModelSource,
+) -> Result<()> {
+    let latents = base.latents()?;
+    let images = 0..base.job().num_images;
+    let base_metadata = images
+        .map(|image| pipeline.metadata(base.job(), image))
+        .collect::<Result<_, _>>()?;
+    // There may not be room for both models.
+    drop(pipeline);
+    let pipeline = load(args, refiner)?;
+    let request = request::refining(args, request, base.job().seed);
+    let mut run = pipeline.start_from(&request, &latents)?;
+    denoise(args, &pipeline, &mut run, base_steps, None)?;
+    finish(args, &pipeline, &run, None, Some(base_metadata))
+}
+
+#[expect(
+    clippy::print_stderr,
+    reason = "what a user has to know goes to standard error"
+)]
+fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
     let stage = Stage::new("loading the model");
-    let source = source(args)?;
     let mut options = loading::options(&source, device::open(args.device)?, args.dtype)?;
     options.progress = Some(stage.downloads());
-    let pipeline = Pipeline::builder(source).options(options).build()?;
-    check_version(args, pipeline.config().version)?;
+    let mut builder = Pipeline::builder(source).options(options);
+    if let Some(path) = &args.preview.tiny_vae {
+        builder = builder.tiny_vae(path);
+    }
+    let pipeline = builder.build()?;
+    drop(stage);
+    for warning in pipeline.warnings() {
+        eprintln!("warning: {warning}");
+    }
     Ok(pipeline)
 }
 
@@ -93,51 +128,72 @@ fn check_version(args: &GenerateArgs, found: Option<Version>) -> Result<()> {
     }
 }
 
-/// The request as typed: what is not given is for the library to resolve.
-fn request(args: &GenerateArgs) -> Request {
-    Request {
-        negative_prompt: args.negative_prompt.clone(),
-        prompt_2: args.prompt_2.clone(),
-        num_inference_steps: args.steps,
-        guidance_scale: args.guidance_scale,
-        guidance_rescale: args.guidance_rescale,
-        width: args.width,
-        height: args.height,
-        seed: args.seed,
-        seed_mode: args.seed_mode.map(Into::into),
-        num_images: args.num_images,
-        scheduler: args.scheduler.clone(),
-        eta: args.eta,
-        clip_skip: args.clip_skip,
-        ..Request::new(&args.prompt)
-    }
-}
-
-fn denoise(pipeline: &Pipeline, run: &mut Run, mut dump: Option<&mut Dump>) -> Result<()> {
+/// Makes the UNet calls and shows what is made, after `steps_before` of another model. Returns the steps.
+fn denoise(
+    args: &GenerateArgs,
+    pipeline: &Pipeline,
+    run: &mut Run,
+    steps_before: usize,
+    mut dump: Option<&mut Dump>,
+) -> Result<usize> {
     let bar = progress::steps(run.job().num_inference_steps);
+    let mut step = 0;
     while let Some(progress) = run.advance(pipeline)? {
+        bar.set_length(progress.num_steps as u64);
         bar.set_position(progress.step as u64);
         if let Some(dump) = &mut dump {
             dump.latents(run, progress.call)?;
         }
+        // Some schedulers make several calls a step.
+        if progress.step > step && args.preview.is_due(progress.step, progress.num_steps) {
+            let previews = run.preview(pipeline, args.preview.kind())?;
+            for (index, preview) in previews.iter().enumerate() {
+                let png = png::encode(preview, &[])?;
+                let step = steps_before + progress.step;
+                args.output
+                    .write_preview(step, index, previews.len(), &png)?;
+            }
+        }
+        step = progress.step;
     }
     bar.finish();
-    Ok(())
+    Ok(step)
 }
 
+/// Decodes and writes the pictures. `base` is the metadata of the runs that these went on from, picture by picture.
 #[expect(
     clippy::print_stderr,
     reason = "the names of the files, which are numbered when there are several"
 )]
-fn write(args: &GenerateArgs, pipeline: &Pipeline, job: &Job, pictures: &Tensor) -> Result<()> {
-    let images = sd_pipeline::to_rgb(pictures)?;
+fn finish(
+    args: &GenerateArgs,
+    pipeline: &Pipeline,
+    run: &Run,
+    dump: Option<Dump>,
+    base: Option<Vec<Value>>,
+) -> Result<()> {
+    let decoding = Stage::new("decoding");
+    let decoded = run.decode(pipeline)?;
+    let images = run.pictures(&decoded)?;
+    drop(decoding);
+
     for (index, image) in images.iter().enumerate() {
-        let parameters = pipeline.a1111_parameters(job, index)?;
-        let metadata = pipeline.metadata(job, index)?.to_string();
-        let png = png::encode(image, &[("parameters", &parameters), ("sd", &metadata)])?;
+        let parameters = pipeline.a1111_parameters(run.job(), index)?;
+        let mut metadata = pipeline.metadata(run.job(), index)?;
+        if let Some(base) = base.as_ref().and_then(|base| base.get(index)) {
+            metadata["base"] = base.clone();
+        }
+        let texts = [
+            ("parameters", parameters.as_str()),
+            ("sd", &metadata.to_string()),
+        ];
+        let png = png::encode(image, &texts)?;
         if let Some(path) = args.output.write(index, images.len(), &png)? {
             eprintln!("wrote {}", path.display());
         }
+    }
+    if let (Some(path), Some(dump)) = (&args.dump_tensors, dump) {
+        path.write(&dump.finish(decoded)?)?;
     }
     Ok(())
 }

@@ -65,17 +65,39 @@ impl Output {
         Ok(path)
     }
 
+    /// Writes the preview of picture `index` of `images` after `step`; standard output takes none.
+    ///
+    /// # Errors
+    /// The file does not take the bytes.
+    pub fn write_preview(
+        &self,
+        step: usize,
+        index: usize,
+        images: usize,
+        png: &[u8],
+    ) -> Result<()> {
+        let Some(path) = self.path(index, images) else {
+            return Ok(());
+        };
+        write_whole(&numbered(&path, &format!("step-{step}")), png)
+    }
+
     /// `out.png` for a single picture, `out-1.png`, `out-2.png`, ... for several.
     fn path(&self, index: usize, images: usize) -> Option<PathBuf> {
         let Self::File(path) = self else { return None };
         if images <= 1 {
             return Some(path.clone());
         }
-        let mut name = path.file_stem().unwrap_or_default().to_owned();
-        name.push(format!("-{}.", index + 1));
-        name.push(path.extension().unwrap_or_default());
-        Some(path.with_file_name(name))
+        Some(numbered(path, &(index + 1).to_string()))
     }
+}
+
+/// `out.png` to `out-NUMBER.png`.
+fn numbered(path: &Path, number: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(format!("-{number}."));
+    name.push(path.extension().unwrap_or_default());
+    path.with_file_name(name)
 }
 
 /// `--dump-tensors`: a file whose name ends in `.safetensors`.

@@ -160,7 +160,9 @@ impl From<sd_pipeline::Error> for ApiError {
         use sd_pipeline::Error;
         match &error {
             Error::Field { field, .. } => Self::invalid(*field, error.to_string()),
-            Error::Picture { field, source } => Self::invalid(*field, format!("{field}: {}", chain(source))),
+            Error::Picture { field, source } => {
+                Self::invalid(*field, format!("{field}: {}", chain(source)))
+            }
             Error::FieldJson { field, source } => {
                 Self::invalid(field, format!("{field}: {source}"))
             }

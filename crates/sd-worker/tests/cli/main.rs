@@ -2,6 +2,7 @@
 
 mod dump;
 mod pictures;
+mod source;
 mod usage;
 
 use std::{

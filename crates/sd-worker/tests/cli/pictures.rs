@@ -6,18 +6,18 @@ use serde_json::Value;
 
 use crate::{assert_done, command, folder, generate, stderr};
 
-struct Png {
-    size: (u32, u32),
-    pixels: Vec<u8>,
+pub(crate) struct Png {
+    pub(crate) size: (u32, u32),
+    pub(crate) pixels: Vec<u8>,
     texts: Vec<(String, String)>,
 }
 
 impl Png {
-    fn read(path: impl AsRef<Path>) -> Self {
+    pub(crate) fn read(path: impl AsRef<Path>) -> Self {
         Self::parse(&fs::read(path).unwrap())
     }
 
-    fn parse(bytes: &[u8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8]) -> Self {
         let mut reader = png::Decoder::new(Cursor::new(bytes)).read_info().unwrap();
         let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
         reader.next_frame(&mut pixels).unwrap();
@@ -37,7 +37,7 @@ impl Png {
         }
     }
 
-    fn text(&self, keyword: &str) -> &str {
+    pub(crate) fn text(&self, keyword: &str) -> &str {
         let mut found = self.texts.iter().filter(|(name, _)| name == keyword);
         let (_, text) = found.next().unwrap_or_else(|| panic!("no text {keyword}"));
         assert!(found.next().is_none(), "two texts {keyword}");
