@@ -5,7 +5,7 @@ mod common;
 use common::{finish, golden, pictures, pipeline, request};
 use sd_pipeline::{
     Device, Error, LatentRgb, LatentRgbFit, ModelSource, Pipeline, PreviewKind, Request, RgbImage,
-    Run, Tensor, builtin_model,
+    Run, Tensor, builtin_model, to_rgb,
 };
 
 const KINDS: [PreviewKind; 3] = [PreviewKind::Linear, PreviewKind::Tiny, PreviewKind::Full];
@@ -183,6 +183,37 @@ fn a_linear_preview_resembles_the_picture() {
         .for_each(|colour| colour.rotate_left(1));
     let turned = seen(&builtin_with(Some(&wrong)));
     assert!(swapped < BOUND && turned < BOUND, "{swapped} {turned}");
+}
+
+#[test]
+fn an_early_preview_shows_what_is_to_come() {
+    let pipeline = pipeline("builtin");
+    let request = shapes("a large purple flower on a yellow background", 5);
+    let mut run = pipeline.start(&request).unwrap();
+    let noise = preview(&run, &pipeline, PreviewKind::Linear);
+    for _ in 0..3 {
+        run.advance(&pipeline).unwrap();
+    }
+    let early = preview(&run, &pipeline, PreviewKind::Linear);
+    let noisy = to_rgb(&run.decode(&pipeline).unwrap()).unwrap().remove(0);
+
+    let snapshot = run.snapshot().unwrap();
+    let mut resumed = pipeline.resume(&snapshot).unwrap();
+    assert!(preview(&resumed, &pipeline, PreviewKind::Linear) != early);
+    for run in [&mut run, &mut resumed] {
+        run.advance(&pipeline).unwrap();
+    }
+    let next = [&run, &resumed].map(|run| preview(run, &pipeline, PreviewKind::Linear));
+    assert!(next[0] == next[1]);
+
+    while run.advance(&pipeline).unwrap().is_some() {}
+    let picture = run.finish(&pipeline).unwrap().remove(0);
+    let [noise, early] = [noise, early].map(|preview| resemblance(&preview, &picture));
+    let noisy = resemblance(&image::imageops::thumbnail(&noisy, 16, 16), &picture);
+    assert!(
+        noise < 0.3 && noisy < 0.7 && early > 0.8,
+        "{noise} {noisy} {early}"
+    );
 }
 
 #[test]
