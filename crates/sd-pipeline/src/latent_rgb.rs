@@ -11,10 +11,8 @@ use crate::{Error, Result, error::Doing};
 
 /// Fields of the colour chart, each way.
 const FIELDS: usize = 8;
-/// Pixels of the colour chart, each way.
+/// Pixels of the colour chart, each way, where a latent stands for the usual 8.
 const CHART: usize = 256;
-/// Latents that the chart has at least, each way, where one stands for more pixels than usual.
-const LATENTS: usize = 8;
 /// Keeps the fit defined when a latent channel is constant; too small to change it otherwise.
 const RIDGE: f64 = 1e-6;
 
@@ -37,7 +35,9 @@ pub(crate) fn decode(colours: &LatentRgb, latents: &Tensor) -> Result<Tensor> {
 
 /// The map that an autoencoder itself implies: fitted to the latents of a chart of all mixtures of red, green and blue.
 pub(crate) fn of_autoencoder(vae: &AutoencoderKl, factor: usize) -> Result<LatentRgb> {
-    let chart = chart(CHART.max(LATENTS * factor)).doing("painting the colour chart")?;
+    // A latent for each field at least, and no more latents than usual: attention among them grows with their square.
+    let latents = (CHART / factor.max(1)).clamp(FIELDS, CHART / 8);
+    let chart = chart(latents * factor).doing("painting the colour chart")?;
     let placed = chart.to_device(vae.device());
     let latents = vae
         .encode(&placed.doing("placing the colour chart")?)?
