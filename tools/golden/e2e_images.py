@@ -135,6 +135,27 @@ CASES["refiner-of-a-picture"] = one(
 )
 CASES["refiner-inpaint4"] = one("sdxl-refiner", HOLE | {"strength": 0.6})
 
+SMALL = CAT | {"width": 24, "height": 32}
+for upscaler in ["latent_nearest", "latent_bilinear", "latent_bicubic", "lanczos"]:
+    CASES[f"hires-{upscaler.replace('_', '-')}"] = one("sd15", SMALL | {"hires": {"scale": 1.5, "upscaler": upscaler}})
+CASES |= {
+    "hires-two": one("sd15", SMALL | PER_IMAGE | {"hires": {"scale": 1.5, "upscaler": "lanczos", "strength": 0.6}}),
+    "hires-two-batch": one("sd15", SMALL | BATCH | {"hires": {"width": 40, "upscaler": "lanczos"}}),
+    "hires-heun": one(
+        "sd15", SMALL | {"scheduler": "heun", "hires": {"height": 40, "strength": 0.3, "num_inference_steps": 10}}
+    ),
+    "hires-sdxl": one(
+        "sdxl",
+        SMALL
+        | {"scheduler": "euler_a", "original_size": [96, 80], "crops_coords_top_left": [8, 24]}
+        | {"negative_original_size": [48, 24], "negative_target_size": [16, 24]}
+        | {"hires": {"width": 40, "height": 40, "upscaler": "latent_bicubic", "strength": 0.5}},
+    ),
+    "variation": one("sd15", SMALL | {"variation_seed": 7, "variation_strength": 0.3, "scheduler": "euler"}),
+    "variation-two": one("sd15", SMALL | PER_IMAGE | {"variation_seed": 7, "variation_strength": 0.8}),
+    "variation-two-batch": one("sd15", SMALL | BATCH | {"variation_seed": 7, "variation_strength": 0.5}),
+}
+
 # The largest error of the latents against the same run in f64; the tests allow 5e-5.
 ROUNDING = 1e-5
 
@@ -176,7 +197,8 @@ def chain(loaded, runs):
     """The runs one after the other: tensors named `<run>.<tensor>`."""
     tensors, latents = {}, None
     for index, run in enumerate(runs):
-        own = one_run(loaded[run["model"]], run["request"], latents)
+        two_passes = "hires" in run["request"]
+        own = (both_passes if two_passes else one_run)(loaded[run["model"]], run["request"], latents)
         latents = own.pop("latents")
         tensors |= {f"{index}.{key}": value for key, value in own.items()}
     return tensors
@@ -190,9 +212,12 @@ def one_run(pipeline, request, latents):
     task = for_task(pipeline, request, latents)
     seen = Recorder(task)
     call, pictures = arguments(task, request, latents)
+    generators = e2e.generators(request)
+    if "variation_seed" in request:
+        call["latents"] = varied(task, request, generators)
     images = task(
         **call,
-        generator=e2e.generators(request),
+        generator=generators,
         callback_on_step_end=seen.step,
         output_type="pil",
     ).images
@@ -202,6 +227,32 @@ def one_run(pipeline, request, latents):
         images = [overlaid(task, image, *pictures) for image in images]
     images = torch.from_numpy(np.stack([np.array(image) for image in images]))
     return seen.tensors | {"latents": seen.last, "image_u8": images}
+
+
+def both_passes(pipeline, request, latents):
+    """A run whose result is enlarged and changed again, with the generators as they were at first. The latents after the
+    first pass's last step are those that the second one starts from."""
+    hires = request["hires"]
+    request = {key: value for key, value in request.items() if key != "hires"}
+    first = one_run(pipeline, request, latents)
+    width, height = request["width"], request["height"]
+    scale = hires.get("scale", hires.get("width", 0) / width or hires.get("height", 0) / height)
+    width, height = hires.get("width", int(width * scale) // 8 * 8), hires.get("height", int(height * scale) // 8 * 8)
+    upscaler = hires.get("upscaler", "latent_bilinear")
+    if upscaler == "lanczos":
+        pictures = [Image.fromarray(image.numpy()) for image in first["image_u8"]]
+        enlarged = [picture.resize((width, height), Image.Resampling.LANCZOS) for picture in pictures]
+    else:
+        mode = upscaler.removeprefix("latent_")
+        enlarged = torch.nn.functional.interpolate(first["latents"], (height // 8, width // 8), mode=mode)
+    again = {key: value for key, value in request.items() if key not in ("width", "height")}
+    again |= {"strength": hires.get("strength", 0.7)}
+    again |= {key: hires[key] for key in ["num_inference_steps"] if key in hires}
+    second = one_run(pipeline, again, enlarged)
+    steps = [key for key in first if key.startswith("latents_")]
+    first[steps[-1]] = second.pop("initial_latents")
+    later = {f"latents_{len(steps) + i:03}": second.pop(f"latents_{i:03}") for i in range(len(second) - 2)}
+    return first | later | second
 
 
 def for_task(pipeline, request, latents):
@@ -226,7 +277,7 @@ def for_task(pipeline, request, latents):
 
 
 OURS = ("seed", "seed_mode", "scheduler", "num_images", "init_image", "mask_image", "mask_polarity", "mask_blur")
-OURS += ("overlay", "resize_mode")
+OURS += ("overlay", "resize_mode", "variation_seed", "variation_strength")
 PAIRS = ("original_size", "crops_coords_top_left", "target_size")
 
 
@@ -236,7 +287,7 @@ def arguments(pipeline, request, latents):
     call |= {key: tuple(value) for key, value in call.items() if key.removeprefix("negative_") in PAIRS}
     call["num_images_per_prompt"] = request.get("num_images", 1)
     if latents is not None:
-        return call | {"image": latents.to(pipeline.unet.dtype)}, None
+        return call | {"image": latents}, None
     if "init_image" not in request:
         return call, None
     photo = opened(request["init_image"])
@@ -251,6 +302,25 @@ def arguments(pipeline, request, latents):
     if "padding_mask_crop" not in request:
         call |= {"width": width, "height": height}
     return call, (photo, mask)
+
+
+def varied(pipeline, request, generators):
+    """The noise of the seed turned towards that of the variation seed: slerp along each column of each channel."""
+    shape = (pipeline.unet.config.in_channels, request["height"] // 8, request["width"] // 8)
+    others = e2e.generators(request | {"seed": request["variation_seed"]})
+    if request.get("seed_mode") == "batch":
+        drawn = [torch.randn(request["num_images"], *shape, generator=source) for source in (generators, others)]
+    else:
+        # One seed for all pictures.
+        generators[:] = [generator(request["seed"]) for _ in generators]
+        drawn = [torch.cat([torch.randn(1, *shape, generator=g) for g in sources]) for sources in (generators, others)]
+    low, high = (noise.double() for noise in drawn)
+    t = request["variation_strength"]
+    cosine = torch.nn.functional.cosine_similarity(low, high, dim=2)[:, :, None]
+    assert cosine.mean() < 0.9995
+    angle = torch.acos(cosine)
+    turned = (torch.sin((1 - t) * angle) * low + torch.sin(t * angle) * high) / torch.sin(angle)
+    return turned.float().to(pipeline.unet.dtype)
 
 
 def opened(name):

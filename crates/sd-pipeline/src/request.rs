@@ -118,7 +118,7 @@ pub enum MaskPolarity {
 }
 
 /// A second pass at a larger size: the finished picture enlarged, then changed as an `init_image` would be, from the same
-/// seed.
+/// seed. Where XL's size conditioning is the first pass's size, it becomes the second's.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hires {
