@@ -21,7 +21,7 @@ const MODELS: &str = "sd_models_loaded";
 const MEMORY: &str = "sd_memory_resident_bytes";
 
 /// Tells the recorder what the metrics mean.
-pub fn describe() {
+pub(super) fn describe() {
     describe_gauge!(QUEUED, "Jobs that wait");
     describe_gauge!(RUNNING, "Jobs that work has begun on");
     describe_counter!(ENDED, "Jobs that have come to their end, by state");

@@ -25,7 +25,6 @@ mod thread;
 
 pub use config::{Checkpoints, EngineConfig, ModelEntry, ModelInfo, Readiness, Stats};
 pub use error::{Error, SubmitError};
-pub use metrics::describe as describe_metrics;
 
 use std::{sync::Arc, thread as threads};
 

@@ -38,9 +38,9 @@ pub(super) fn finished(pipeline: &Pipeline, run: &Run) -> Result<Vec<Picture>, O
 pub(super) fn preview(
     pipeline: &Pipeline,
     run: &Run,
-    _kind: PreviewKind,
+    kind: PreviewKind,
 ) -> Result<Vec<u8>, Outcome> {
-    let pictures = guarded(|| sd_pipeline::to_rgb(&run.decode(pipeline)?))?;
+    let pictures = guarded(|| run.preview(pipeline, kind))?;
     match pictures.first() {
         Some(picture) => encode(picture, &[]),
         None => Err(failed(ErrorCode::GenerationFailed, "there is no picture")),

@@ -94,10 +94,6 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn len(&self) -> usize {
-        self.tasks.len()
-    }
-
     pub(super) fn contains(&self, id: JobId) -> bool {
         self.tasks.contains_key(&id)
     }
@@ -311,7 +307,7 @@ mod tests {
             }
             let single = add(&mut schedule, task("one", 0));
             let waited = wait(&mut schedule, single);
-            assert!(waited < TURN as usize, "{waited} calls after {made}");
+            assert!(waited <= TURN as usize, "{waited} calls after {made}");
             // It then has its turns, one for each of the other's.
             let shared = (0..20 * TURN)
                 .filter(|_| call(&mut schedule, 1) == [single])

@@ -1,7 +1,8 @@
 //! What a client hands in.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::collections::BTreeMap;
 
+pub use sd_pipeline::PreviewKind;
 use sd_pipeline::Request;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -61,32 +62,6 @@ pub struct Previews {
     pub every: usize,
     /// How they are made.
     pub kind: PreviewKind,
-}
-
-/// How a preview is made from latents.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PreviewKind {
-    /// A linear projection of the latents, at an eighth of the size: nearly free.
-    #[default]
-    Linear,
-    /// A small decoder, for models that come with one.
-    Tiny,
-    /// The autoencoder.
-    Full,
-}
-
-impl FromStr for PreviewKind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "linear" => Ok(Self::Linear),
-            "tiny" => Ok(Self::Tiny),
-            "full" => Ok(Self::Full),
-            _ => Err(format!("{text}: expected linear, tiny or full")),
-        }
-    }
 }
 
 /// A client's own name for a submission, which makes sending it twice harmless.

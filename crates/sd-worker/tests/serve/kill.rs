@@ -1,0 +1,181 @@
+//! A worker that is killed again and again loses no job, repeats none, and draws what an undisturbed one draws.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    client::{Client, Event},
+    worker::{PATIENCE, Worker},
+};
+
+const JOBS: usize = 50;
+const KILLS: usize = 20;
+/// Jobs that are handed in while the worker is being killed, one in each of its first lives.
+const LATER: usize = 15;
+const FLAGS: [&str; 6] = [
+    "--max-batch",
+    "4",
+    "--checkpoint-steps",
+    "2",
+    "--max-queue",
+    "50",
+];
+/// Steps a life lasts at least. Whoever was in a call when the worker died goes on alone until past that call: four jobs,
+/// three steps each. Killed before that, a job would rightly be taken for the one that kills.
+const SETTLED: u64 = 14;
+
+/// Jobs of mixed size, count, scheduler and length.
+fn job(index: usize) -> Value {
+    let size = |salt: usize| 64 + 32 * ((index * salt) % 3);
+    let schedulers = ["ddim", "euler_ancestral", "dpmpp_2m", "heun", "pndm"];
+    let mut job = json!({
+        "operation": "image_generation",
+        "prompt": format!("a {} star", ["red", "green", "blue"][index % 3]),
+        "steps": 6 + (index * 7) % 9,
+        "width": size(1),
+        "height": size(5),
+        "num_images": pictures(index),
+        "scheduler": schedulers[index % schedulers.len()],
+        "seed": index,
+        "priority": index % 2,
+    });
+    if index % 5 == 0 {
+        job["previews"] = json!({"every": 3});
+    }
+    job
+}
+
+fn pictures(index: usize) -> usize {
+    1 + usize::from(index.is_multiple_of(4))
+}
+
+#[test]
+fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
+    let (calm, _folder) = Worker::fresh(&FLAGS);
+    let undisturbed: Vec<_> = (0..JOBS).map(|index| calm.submit(&job(index))).collect();
+
+    let folder = tempfile::tempdir().unwrap();
+    let address = Arc::new(Mutex::new(None));
+    let mut paths: Vec<String> = vec![];
+    let mut listeners = vec![];
+    let mut worker = Worker::start(folder.path(), &FLAGS);
+    for kill in 0..=KILLS {
+        // Some lives end before the model is there.
+        let short = kill % 7 == 6;
+        *address.lock().unwrap() = (!short).then(|| worker.client.clone());
+        let due = match kill {
+            0 => JOBS - LATER,
+            _ => usize::from(!short),
+        };
+        for _ in 0..due.min(JOBS - paths.len()) {
+            let path = hand_in(&worker.client, paths.len());
+            listeners.push(listen(Arc::clone(&address), path.clone()));
+            paths.push(path);
+        }
+        if kill == KILLS {
+            break;
+        }
+        if !short {
+            wait_for_steps(&worker, SETTLED + random(16).as_millis() as u64);
+            thread::sleep(random(30));
+            let unfinished = ["queued", "running"].map(|state| list(&worker.client, state).len());
+            assert_ne!(unfinished, [0, 0], "all jobs were done after {kill} kills");
+        }
+        *address.lock().unwrap() = None;
+        // Dropping it is SIGKILL.
+        drop(worker);
+        worker = Worker::start(folder.path(), &FLAGS);
+    }
+
+    for (index, path) in paths.iter().enumerate() {
+        let (job, same) = (worker.finished(path), calm.finished(&undisturbed[index]));
+        assert_eq!(job["status"], "completed", "job {index}: {job}\n{}", worker.log());
+        let images = job["images"].as_array().unwrap();
+        assert_eq!(images.len(), pictures(index));
+        for (number, image) in images.iter().enumerate() {
+            assert_eq!(image["sha256"], same["images"][number]["sha256"], "job {index}");
+            let [found, expected] = [(&worker, path), (&calm, &undisturbed[index])]
+                .map(|(worker, path)| worker.client.get(&format!("{path}/images/{number}")).body);
+            assert_eq!(pixels(&found), pixels(&expected), "job {index}");
+            assert!(found == expected, "job {index}: same pixels, other bytes");
+        }
+    }
+    assert_eq!(list(&worker.client, "completed").len(), JOBS, "jobs were repeated");
+    for (index, listener) in listeners.into_iter().enumerate() {
+        let events = listener.join().unwrap();
+        let steps = |event: &Event| match event.name.as_str() {
+            "progress" => event.data["step"].as_u64(),
+            _ => None,
+        };
+        let seen: Vec<_> = events.iter().filter_map(steps).collect();
+        let total = job(index)["steps"].as_u64().unwrap();
+        assert_eq!(seen, (1..=total).collect::<Vec<_>>(), "job {index}");
+        let ends = events.iter().filter(|event| event.name == "complete").count();
+        assert_eq!(ends, 1, "job {index}");
+    }
+}
+
+/// Hands a job in twice under one key, as a client does that is not sure of the first time.
+fn hand_in(client: &Client, index: usize) -> String {
+    let client = client.with("idempotency-key", &format!("job-{index}"));
+    let ids = [(); 2].map(|()| {
+        let reply = client.post("/v1/jobs", &job(index));
+        assert_eq!(reply.status, 202, "{}", reply.text());
+        reply.json()["job_id"].as_str().unwrap().to_owned()
+    });
+    assert_eq!(ids[0], ids[1]);
+    format!("/v1/jobs/{}", ids[0])
+}
+
+/// Listens to a job until its end, however often the worker goes away.
+fn listen(address: Arc<Mutex<Option<Client>>>, path: String) -> JoinHandle<Vec<Event>> {
+    thread::spawn(move || {
+        let start = Instant::now();
+        let mut seen: Vec<Event> = vec![];
+        while start.elapsed() < PATIENCE * 4 {
+            let last = seen.last().map(|event| event.id.clone());
+            let client = address.lock().unwrap().clone();
+            let events = client.and_then(|client| client.try_listen(&path, last.as_deref()));
+            seen.extend(events.into_iter().flatten());
+            if seen.last().is_some_and(|event| ["complete", "error"].contains(&event.name.as_str())) {
+                break;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        seen
+    })
+}
+
+/// Waits until the worker has made so many steps in this life, or has nothing to do.
+fn wait_for_steps(worker: &Worker, steps: u64) {
+    let start = Instant::now();
+    loop {
+        let text = worker.client.get("/metrics").text();
+        let made = text.lines().find_map(|line| line.strip_prefix("sd_steps_total "));
+        if made.is_some_and(|made| made.parse::<f64>().unwrap() >= steps as f64) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "no progress:\n{}", worker.log());
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn list(client: &Client, state: &str) -> Vec<Value> {
+    let page = client.get(&format!("/v1/jobs?state={state}&limit=100")).json();
+    page["jobs"].as_array().unwrap().clone()
+}
+
+fn pixels(png: &[u8]) -> image::RgbImage {
+    image::load_from_memory(png).unwrap().into_rgb8()
+}
+
+/// Up to so many milliseconds.
+fn random(milliseconds: u64) -> Duration {
+    Duration::from_millis(RandomState::new().hash_one(()) % milliseconds.max(1))
+}
