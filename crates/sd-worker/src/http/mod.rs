@@ -14,6 +14,7 @@ mod listener;
 mod observe;
 mod openai;
 mod openapi;
+pub mod read;
 mod routes;
 mod submit;
 

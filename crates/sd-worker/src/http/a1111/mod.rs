@@ -21,7 +21,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use sd_pipeline::Picture;
+use sd_pipeline::{Picture, Request};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use time::OffsetDateTime;
@@ -90,6 +90,44 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(refresh_checkpoints))
         .layer(Extension(Sessions::default()))
         .layer(map_response(as_web_ui_error))
+}
+
+/// The request in the fields of `txt2img`.
+///
+/// # Errors
+/// Names the field that is unsupported or wrong.
+pub(super) fn read_txt2img(fields: Map<String, Value>) -> Result<Request> {
+    Ok(read_fields::<Fields>(fields)?.txt2img()?.request)
+}
+
+/// The request in the fields of `img2img`.
+///
+/// # Errors
+/// Names the field that is unsupported or wrong, or holds no picture.
+pub(super) fn read_img2img(fields: Map<String, Value>) -> Result<Request> {
+    Ok(read_fields::<Fields>(fields)?.img2img()?.filled()?.request)
+}
+
+/// What a PNG file says of itself; `None` if it is none.
+pub(super) fn read_png(file: &[u8]) -> Option<PngInfo> {
+    let items: Map<_, _> = infotext::texts(file)?
+        .into_iter()
+        .map(|(name, text)| (name, Value::String(text)))
+        .collect();
+    let info = items
+        .get(infotext::PARAMETERS)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
+    Some(PngInfo {
+        parameters: if info.is_empty() {
+            Map::new()
+        } else {
+            infotext::parse(&info)
+        },
+        info,
+        items,
+    })
 }
 
 /// The reply to `txt2img` and `img2img`.
@@ -161,15 +199,10 @@ async fn img2img(
     JsonObject { fields: body, .. }: JsonObject,
 ) -> Result<Json<Generated>> {
     let fields: Fields = read_fields(body.clone())?;
-    let mut asked = fields.img2img()?;
-    if asked.fill {
-        asked = tokio::task::spawn_blocking(move || {
-            fill::fill(&mut asked.request)?;
-            Ok::<_, ApiError>(asked)
-        })
+    let asked = fields.img2img()?;
+    let asked = tokio::task::spawn_blocking(|| asked.filled())
         .await
         .map_err(|error| ApiError::internal(&error))??;
-    }
     generate(state, client, sessions, fields, body, asked).await
 }
 
@@ -553,13 +586,13 @@ struct PngInfoBody {
 
 /// What a picture says of itself.
 #[derive(Serialize, ToSchema)]
-struct PngInfo {
+pub(super) struct PngInfo {
     /// Its text `parameters`, or empty.
     info: String,
     /// All its texts by keyword.
     items: Map<String, Value>,
     /// The settings in `info` by name.
-    parameters: Map<String, Value>,
+    pub(super) parameters: Map<String, Value>,
 }
 
 /// How a picture was made, as its file says
@@ -573,26 +606,9 @@ struct PngInfo {
     ),
 )]
 async fn png_info(super::Json(body): super::Json<PngInfoBody>) -> Result<Json<PngInfo>> {
-    let texts = infotext::texts(body.image.bytes())
-        .ok_or_else(|| ApiError::invalid("image", "image: is no PNG file"))?;
-    let items: Map<_, _> = texts
-        .into_iter()
-        .map(|(name, text)| (name, Value::String(text)))
-        .collect();
-    let info = items
-        .get(infotext::PARAMETERS)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
-        .to_owned();
-    Ok(Json(PngInfo {
-        parameters: if info.is_empty() {
-            Map::new()
-        } else {
-            infotext::parse(&info)
-        },
-        info,
-        items,
-    }))
+    read_png(body.image.bytes())
+        .map(Json)
+        .ok_or_else(|| ApiError::invalid("image", "image: is no PNG file"))
 }
 
 /// Declares routes that answer with a value, which needs the engine's models or nothing.

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use sd_pipeline::{Hires, MaskPolarity, Picture, Request, ResizeMode, Upscaler};
 
-use super::{fields::Fields, options::Overrides, sampler};
+use super::{fields::Fields, fill, options::Overrides, sampler};
 use crate::http::{ApiError, Result};
 
 /// The web UI's `denoising_strength` when none is given.
@@ -19,6 +19,19 @@ pub(super) struct Asked {
     pub overrides: Overrides,
     /// Paints the colours around the mask under it before the picture is used.
     pub fill: bool,
+}
+
+impl Asked {
+    /// Fills the picture if that is asked for, which takes a while.
+    ///
+    /// # Errors
+    /// A picture cannot be read.
+    pub(super) fn filled(mut self) -> Result<Self> {
+        if self.fill {
+            fill::fill(&mut self.request)?;
+        }
+        Ok(self)
+    }
 }
 
 impl Fields {

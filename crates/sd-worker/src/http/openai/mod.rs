@@ -17,6 +17,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use sd_pipeline::Request;
+use serde_json::{Map, Value};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
@@ -26,7 +27,7 @@ use self::{
 };
 use super::{
     ApiError, AppState, Client, ErrorBody, Json, Result,
-    attached::{Attached, rename_param},
+    attached::{Attached, read_fields, rename_param},
     routes::jobs::{default_model, idempotency},
 };
 use crate::jobs::{Operation, PreviewKind, Previews, Submission};
@@ -49,6 +50,14 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         // The length of a body is checked before it gets here.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(as_bad_request))
+}
+
+/// The request in the fields of a generation.
+///
+/// # Errors
+/// Names the field that is missing, unknown, unsupported or wrong.
+pub(super) fn read_generation(fields: Map<String, Value>) -> Result<Request> {
+    Ok(read_fields::<Fields>(fields)?.generation()?.request)
 }
 
 /// Pictures of a prompt
