@@ -16,6 +16,7 @@
 mod error;
 mod hashes;
 mod load;
+mod memory;
 mod model;
 mod sha256;
 mod source;
@@ -29,6 +30,7 @@ pub mod vae;
 pub use error::{Component, Error, Result};
 pub use hashes::FileHashes;
 pub use load::{LoadOptions, config, load, load_tiny_decoder};
+pub use memory::ModelMemory;
 pub use model::Model;
 pub use source::{DownloadProgress, EmbeddedModel, ModelSource, ProgressFn};
 #[cfg(feature = "hub")]

@@ -11,6 +11,7 @@ use candle_nn::VarBuilder;
 use sd_config::{ModelConfig, TextEncoderConfig, files};
 use serde::Deserialize;
 
+use crate::memory::vae_dtype;
 use crate::source::{ModelSource, ProgressFn, Store, StoredFile, is_path_part};
 use crate::text::{ClipTextModel, OutputLayer, TextEncoder, TextEncoders, Tokenizer};
 use crate::unet::Unet;
@@ -84,7 +85,10 @@ pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
     let new_unet = |vb| Unet::new(vb, &config.unet);
     let unet = || build(Component::Unet, &files.unet, options, new_unet);
     let new_vae = |vb| AutoencoderKl::new(vb, &config.vae);
-    let vae_options = vae_options(&config, options);
+    let vae_options = LoadOptions {
+        dtype: vae_dtype(&config.vae, options.dtype, &options.device),
+        ..options.clone()
+    };
     let vae = || build(Component::Vae, &files.vae, &vae_options, new_vae);
     let (text, unet, vae) = if options.device.is_cpu() {
         let span = tracing::Span::current();
@@ -118,15 +122,6 @@ pub fn load(source: &ModelSource, options: &LoadOptions) -> Result<Model> {
         fingerprint: OnceLock::new(),
         config,
     })
-}
-
-/// The options for the autoencoder: XL's overflows in f16 activations, which the CPU does not use.
-fn vae_options(config: &ModelConfig, options: &LoadOptions) -> LoadOptions {
-    let mut options = options.clone();
-    if config.vae.force_upcast && options.dtype == DType::F16 && !options.device.is_cpu() {
-        options.dtype = DType::F32;
-    }
-    options
 }
 
 /// A network, and a warning about tensors it has no place for.

@@ -56,6 +56,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     Tensor::from_vec(out, (batch, queries, channels), &Device::Cpu)
 }
 
+/// Bytes that [`attention`] holds at most during the call beside its arguments and its result: each thread the scores of
+/// a block.
+pub fn attention_scratch(queries: usize, keys: usize) -> u64 {
+    let rows = |count: usize| keys.saturating_mul(count);
+    let scores = SCORES
+        .clamp(rows(*QUERIES.start()), rows(*QUERIES.end()))
+        .min(rows(queries));
+    let bytes = scores.saturating_mul(size_of::<f32>());
+    (bytes as u64).saturating_mul(rayon::current_num_threads() as u64)
+}
+
 struct Inputs<'a> {
     q: &'a [f32],
     k: &'a [f32],

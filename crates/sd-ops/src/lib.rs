@@ -19,8 +19,8 @@ mod conv;
 mod exp;
 mod strip;
 
-pub use attention::attention;
-pub use conv::{Window, conv2d};
+pub use attention::{attention, attention_scratch};
+pub use conv::{Window, conv2d, conv2d_scratch};
 
 use candle_core::{Layout, Result, Storage, bail};
 

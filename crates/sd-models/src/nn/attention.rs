@@ -1,12 +1,55 @@
 //! Scaled dot-product attention.
 
+use std::num::{NonZeroUsize, ParseIntError};
+use std::str::FromStr;
+
 use candle_core::{D, DType, Result, Tensor};
 
-use super::on_cpu;
+use super::{Ledger, elements, on_cpu};
 
-/// Bytes of attention scores that a GPU has at a time: the full matrix of one XL picture takes gigabytes, and small
-/// blocks leave it idle.
-const SCORE_BYTES: usize = 1 << 30;
+/// Bytes of scores that a GPU has at a time: the full matrix of one XL picture takes gigabytes, and small blocks leave it
+/// idle.
+const SCORE_BYTES: u64 = 1 << 30;
+
+/// How many queries attend at a time where their scores are in memory: on a GPU without FlashAttention.
+///
+/// It does not matter on the CPU, where a core has the scores of at most 256 queries of one head at a time, and no others
+/// exist.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum AttentionSlice {
+    /// So many that their scores take a gigabyte.
+    #[default]
+    Automatic,
+    /// So many that their scores take this many bytes, but at least one.
+    Bytes(u64),
+    /// This many, each with all its samples and heads.
+    Queries(NonZeroUsize),
+}
+
+impl AttentionSlice {
+    /// Queries at a time, if the scores of one take `bytes`.
+    pub(super) fn queries(self, bytes: u64) -> usize {
+        let bytes_at_a_time = match self {
+            Self::Automatic => SCORE_BYTES,
+            Self::Bytes(bytes) => bytes,
+            Self::Queries(queries) => return queries.get(),
+        };
+        let queries = bytes_at_a_time / bytes.max(1);
+        usize::try_from(queries).unwrap_or(usize::MAX).max(1)
+    }
+}
+
+impl FromStr for AttentionSlice {
+    type Err = ParseIntError;
+
+    /// `auto`, or a number of queries.
+    fn from_str(text: &str) -> std::result::Result<Self, ParseIntError> {
+        match text {
+            "auto" => Ok(Self::Automatic),
+            queries => queries.parse().map(Self::Queries),
+        }
+    }
+}
 
 /// Which keys a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,11 +63,18 @@ pub enum Mask {
 /// `softmax(q k^T / sqrt(d)) v` in each head (Vaswani 2017, eq. 1).
 ///
 /// Queries `[batch, n, heads * d]`, keys and values `[batch, m, heads * d]`; the result has the queries' shape.
-/// Scores are f32 and exist for a block of queries at a time.
+/// Scores are f32 and exist for a block of queries at a time, see [`AttentionSlice`].
 ///
 /// # Errors
 /// The shapes do not fit together.
-pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
+pub fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    heads: usize,
+    mask: Mask,
+    slice: AttentionSlice,
+) -> Result<Tensor> {
     if on_cpu(q) {
         return sd_ops::attention(q, k, v, heads, mask == Mask::Causal);
     }
@@ -46,28 +96,31 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -
     if flash::supports(q, k, heads, mask) {
         return flash::attention(q, k, v, heads, mask);
     }
-    all_heads(q, k, v, heads, mask)
-}
-
-fn all_heads(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Mask) -> Result<Tensor> {
     let (batch, n, channels) = q.dims3()?;
     // [batch, n, heads * d] as [batch * heads, n, d]
     let split = |x: &Tensor| {
         let x = x.reshape((batch, x.dim(1)?, heads, channels / heads))?;
         x.transpose(1, 2)?.contiguous()?.flatten(0, 1)
     };
-    let out = one_head(&split(q)?, &split(k)?, &split(v)?, mask)?;
+    let out = one_head(&split(q)?, &split(k)?, &split(v)?, mask, slice)?;
     out.reshape((batch, heads, n, channels / heads))?
         .transpose(1, 2)?
         .reshape(q.shape())
 }
 
 /// Attention of `[b, n, d]` to `[b, m, d]`, a block of queries after the other.
-fn one_head(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tensor> {
+fn one_head(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Mask,
+    slice: AttentionSlice,
+) -> Result<Tensor> {
     let (b, n, d) = q.dims3()?;
     let scale = (d as f64).sqrt().recip();
     let keys = k.transpose(1, 2)?;
-    let block = (SCORE_BYTES / (size_of::<f32>() * b * k.dim(1)?)).clamp(1, n);
+    let scores = (size_of::<f32>() * b * k.dim(1)?) as u64;
+    let block = slice.queries(scores).min(n);
     let blocks = (0..n).step_by(block).map(|start| {
         let q = q.narrow(1, start, block.min(n - start))?;
         let causal = (mask == Mask::Causal).then_some(start);
@@ -76,6 +129,23 @@ fn one_head(q: &Tensor, k: &Tensor, v: &Tensor, mask: Mask) -> Result<Tensor> {
             .matmul(v)
     });
     Tensor::cat(&blocks.collect::<Result<Vec<_>>>()?, 1)
+}
+
+/// The memory of [`attention`] beside its result, for queries `[batch, n, channels]` and keys `[batch, m, channels]`.
+pub(crate) fn replay(
+    memory: &mut Ledger,
+    [batch, n, _]: [usize; 3],
+    m: usize,
+    heads: usize,
+    slice: AttentionSlice,
+) {
+    if !memory.is_gpu() {
+        return memory.pass_bytes(sd_ops::attention_scratch(n, m));
+    }
+    let row = elements(&[batch, heads, m, size_of::<f32>()]);
+    let queries = slice.queries(row).min(n) as u64;
+    // The scores, their exponentials and the quotients.
+    memory.pass_bytes(row.saturating_mul(queries).saturating_mul(3));
 }
 
 /// The attention weights, in f32: in f16 the scores of v2.1 overflow.

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use sd_ops::Window;
 
-use super::{on_cpu, widened};
+use super::{Ledger, on_cpu, widened};
 
 /// The shape of a square [`Conv2d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,37 @@ impl Conv2d {
             Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
             None => Ok(y),
         }
+    }
+
+    /// The memory of [`forward`](Self::forward).
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        let [batch, inputs, height, width] = x;
+        let ConvConfig {
+            kernel,
+            stride,
+            padding,
+        } = self.config;
+        let side = |side: usize| {
+            side.saturating_add(2 * padding).saturating_sub(kernel) / stride.max(1) + 1
+        };
+        let outputs = self.weight.dims()[0];
+        let y = [batch, outputs, side(height), side(width)];
+        let weight = memory.widened(&self.weight);
+        memory.hold_bytes(weight);
+        memory.hold(&y);
+        if memory.is_gpu() {
+            // Candle lays out what the kernel sees at every pixel, and transposes the product.
+            let [_, _, height, width] = y;
+            let columns = [batch, height, width, inputs * kernel * kernel + outputs];
+            memory.pass(&columns);
+        } else {
+            let window = Window { stride, padding };
+            let weight = [outputs, inputs, kernel, kernel];
+            // Sizes that do not fit fail in `forward`, before they take anything.
+            memory.pass_bytes(sd_ops::conv2d_scratch(x, weight, window).unwrap_or(0));
+        }
+        memory.release_bytes(weight);
+        y
     }
 
     /// `x`, if the kernel fits into it: Candle's size arithmetic wraps around otherwise.

@@ -5,7 +5,8 @@
 
 use candle_core::cpu::erf::erf_f32;
 use candle_core::{
-    CpuStorage, CustomOp1, CustomOp3, Error, Layout, Result, Shape, WithDType, bail,
+    CpuStorage, CustomOp1, CustomOp3, Error, InplaceOp2, InplaceOp3, Layout, Result, Shape,
+    WithDType, bail,
 };
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
@@ -50,11 +51,68 @@ fn gelu(v: f32) -> f32 {
     0.5 * v * (1. + erf_f32(v * std::f32::consts::FRAC_1_SQRT_2))
 }
 
+/// The elements of a contiguous tensor, to be changed.
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => Err(Error::RequiresContiguous { op: "cpu kernel" }.bt()),
+    }
+}
+
 /// Group normalisation of `[batch, channels, ..]` by weight and bias `[channels]`, then SiLU if asked.
 pub(super) struct GroupNorm {
     pub(super) groups: usize,
     pub(super) eps: f64,
     pub(super) silu: bool,
+}
+
+/// How the values of one channel change.
+#[derive(Clone, Copy)]
+struct Affine {
+    mean: f32,
+    scale: f32,
+    bias: f32,
+    silu: bool,
+}
+
+impl Affine {
+    fn of(self, v: f32) -> f32 {
+        let v = (v - self.mean) * self.scale + self.bias;
+        if self.silu { silu(v) } else { v }
+    }
+}
+
+impl GroupNorm {
+    /// Values of a group and of one of its channels, for `[batch, channels, ..]`, which is not empty.
+    fn sizes(&self, layout: &Layout) -> Result<[usize; 2]> {
+        let [batch, channels, ..] = *layout.dims() else {
+            bail!(
+                "group_norm of {:?}, expected [batch, channels, ..]",
+                layout.shape()
+            )
+        };
+        let pixels = layout.shape().elem_count() / (batch * channels);
+        Ok([channels / self.groups * pixels, pixels])
+    }
+
+    /// What becomes of the channels of group `i`, counted through the batch, whose `values` these are.
+    fn channels<'a>(
+        &'a self,
+        i: usize,
+        values: &[f32],
+        weight: &'a [f32],
+        bias: &'a [f32],
+    ) -> impl Iterator<Item = Affine> + 'a {
+        let (mean, scale) = moments(values, self.eps);
+        let channels = weight.len() / self.groups;
+        let first = i % self.groups * channels;
+        (first..first + channels).map(move |channel| Affine {
+            mean,
+            scale: scale * weight[channel],
+            bias: bias[channel],
+            silu: self.silu,
+        })
+    }
 }
 
 impl CustomOp3 for GroupNorm {
@@ -74,40 +132,110 @@ impl CustomOp3 for GroupNorm {
         let x = slice::<f32>(x, x_layout)?;
         let weight = slice::<f32>(weight, weight_layout)?;
         let bias = slice::<f32>(bias, bias_layout)?;
-        let [batch, channels, ..] = *x_layout.dims() else {
-            bail!(
-                "group_norm of {:?}, expected [batch, channels, ..]",
-                x_layout.shape()
-            )
-        };
         if x.is_empty() {
             return Ok((CpuStorage::F32(Vec::new()), x_layout.shape().clone()));
         }
-        let channels_a_group = channels / self.groups;
-        let pixels = x.len() / (batch * channels);
-        let group = channels_a_group * pixels;
+        let [group, pixels] = self.sizes(x_layout)?;
         let mut out = vec![0f32; x.len()];
         out.par_chunks_mut(group)
             .zip(x.par_chunks(group))
             .enumerate()
             .with_min_len(TASK.div_ceil(group))
             .for_each(|(i, (out, x))| {
-                let (mean, scale) = moments(x, self.eps);
-                let first = i % self.groups * channels_a_group;
                 let planes = out.chunks_exact_mut(pixels).zip(x.chunks_exact(pixels));
-                for (channel, (out, x)) in (first..).zip(planes) {
-                    let (scale, bias) = (scale * weight[channel], bias[channel]);
-                    let normed = |v: f32| (v - mean) * scale + bias;
+                for (affine, (out, x)) in self.channels(i, x, weight, bias).zip(planes) {
                     for (out, &v) in out.iter_mut().zip(x) {
-                        *out = if self.silu {
-                            silu(normed(v))
-                        } else {
-                            normed(v)
-                        };
+                        *out = affine.of(v);
                     }
                 }
             });
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+    }
+}
+
+impl InplaceOp3 for GroupNorm {
+    fn name(&self) -> &'static str {
+        "group_norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<()> {
+        let x = slice_mut(x, x_layout)?;
+        let weight = slice::<f32>(weight, weight_layout)?;
+        let bias = slice::<f32>(bias, bias_layout)?;
+        if x.is_empty() {
+            return Ok(());
+        }
+        let [group, pixels] = self.sizes(x_layout)?;
+        x.par_chunks_mut(group)
+            .enumerate()
+            .with_min_len(TASK.div_ceil(group))
+            .for_each(|(i, x)| {
+                let channels = self.channels(i, x, weight, bias);
+                for (affine, x) in channels.zip(x.chunks_exact_mut(pixels)) {
+                    x.iter_mut().for_each(|v| *v = affine.of(*v));
+                }
+            });
+        Ok(())
+    }
+}
+
+/// `x += y`, of one shape.
+pub(super) struct AddTo;
+
+impl InplaceOp2 for AddTo {
+    fn name(&self) -> &'static str {
+        "add_to"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        y: &CpuStorage,
+        y_layout: &Layout,
+    ) -> Result<()> {
+        let (x, y) = (slice_mut(x, x_layout)?, slice::<f32>(y, y_layout)?);
+        x.par_chunks_mut(TASK)
+            .zip(y.par_chunks(TASK))
+            .for_each(|(x, y)| {
+                x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            });
+        Ok(())
+    }
+}
+
+/// `bias [width]` added to every row of `[.., width]`.
+pub(super) struct AddBias;
+
+impl InplaceOp2 for AddBias {
+    fn name(&self) -> &'static str {
+        "add_bias"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &mut CpuStorage,
+        x_layout: &Layout,
+        bias: &CpuStorage,
+        bias_layout: &Layout,
+    ) -> Result<()> {
+        let (x, bias) = (slice_mut(x, x_layout)?, slice::<f32>(bias, bias_layout)?);
+        let width = bias.len();
+        if width == 0 {
+            return Ok(());
+        }
+        x.par_chunks_mut(width)
+            .with_min_len(TASK.div_ceil(width))
+            .for_each(|row| row.iter_mut().zip(bias).for_each(|(v, bias)| *v += bias));
+        Ok(())
     }
 }
 

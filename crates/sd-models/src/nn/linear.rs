@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{each_sample, widened};
+use super::{Ledger, cpu, each_sample, on_cpu, widened};
 
 /// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
 #[derive(Debug, Clone)]
@@ -51,6 +51,24 @@ impl Linear {
         })
     }
 
+    /// The memory of [`forward`](Self::forward).
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: &[usize; 3]) -> [usize; 3] {
+        let [batch, rows, _] = *x;
+        let y = [batch, rows, self.weight.dims()[0]];
+        let weight = memory.widened(&self.weight);
+        memory.hold_bytes(weight);
+        memory.hold(&y);
+        if memory.is_gpu() {
+            if self.bias.is_some() {
+                memory.pass(&y);
+            }
+        } else if batch > 1 {
+            memory.pass(&y[1..]);
+        }
+        memory.release_bytes(weight);
+        y
+    }
+
     /// `[batch, .., inputs]` to `[batch, .., outputs]`.
     ///
     /// # Errors
@@ -66,8 +84,12 @@ impl Linear {
         let y = each_sample(x, |x| x.reshape(((), inputs))?.matmul(&weight))?;
         let y = y.reshape(Shape::from(dims))?;
         match &self.bias {
-            Some(bias) => y.broadcast_add(&widened(bias, x)?),
             None => Ok(y),
+            Some(bias) if on_cpu(&y) => {
+                y.inplace_op2(&widened(bias, x)?, &cpu::AddBias)?;
+                Ok(y)
+            }
+            Some(bias) => y.broadcast_add(&widened(bias, x)?),
         }
     }
 }

@@ -11,6 +11,7 @@ mod activation;
 mod attention;
 mod conv;
 mod cpu;
+mod ledger;
 mod linear;
 mod norm;
 mod resnet;
@@ -20,8 +21,10 @@ mod transformer;
 mod tests;
 
 pub use activation::{geglu, gelu, quick_gelu};
-pub use attention::{Mask, attention};
+pub(crate) use attention::replay as replay_attention;
+pub use attention::{AttentionSlice, Mask, attention};
 pub use conv::{Conv2d, ConvConfig};
+pub(crate) use ledger::{Ledger, elements};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Downsample, ResnetBlock, Upsample};
@@ -50,12 +53,31 @@ fn on_cpu(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
+/// `x + y` in the memory of `x`, where that is ours to change: there must be no other handle to its data.
+pub(crate) fn sum(x: Tensor, y: &Tensor) -> Result<Tensor> {
+    if on_cpu(&x) && x.is_contiguous() && x.shape() == y.shape() && y.dtype() == DType::F32 {
+        x.inplace_op2(&y.contiguous()?, &cpu::AddTo)?;
+        return Ok(x);
+    }
+    x + y
+}
+
 /// `f` of every sample `[1, ..]` of `x`, joined again; one call for the whole batch on a GPU.
 fn each_sample(x: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     let batch = x.dim(0)?;
-    if batch == 1 || !x.device().is_cpu() {
+    if batch <= 1 || !x.device().is_cpu() {
         return f(x);
     }
-    let samples = (0..batch).map(|i| f(&x.narrow(0, i, 1)?));
-    Tensor::cat(&samples.collect::<Result<Vec<_>>>()?, 0)
+    // Written where they belong, so that they never exist twice.
+    let first = f(&x.narrow(0, 0, 1)?)?;
+    let rows = first.dim(0)?;
+    let mut dims = first.dims().to_vec();
+    dims[0] = rows * batch;
+    let all = Tensor::zeros(dims, first.dtype(), x.device())?;
+    all.slice_set(&first, 0, 0)?;
+    drop(first);
+    for i in 1..batch {
+        all.slice_set(&f(&x.narrow(0, i, 1)?)?, 0, i * rows)?;
+    }
+    Ok(all)
 }

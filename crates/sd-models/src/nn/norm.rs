@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{cpu, on_cpu, widened};
+use super::{Ledger, cpu, elements, on_cpu, widened};
 
 /// Group normalisation (Wu 2018): weight and bias `[channels]`.
 #[derive(Debug, Clone)]
@@ -48,7 +48,38 @@ impl GroupNorm {
         self.run(x, true)
     }
 
-    fn run(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
+    /// The memory of [`forward`](Self::forward) and [`forward_silu`](Self::forward_silu).
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: &[usize]) {
+        memory.hold(x);
+        if memory.is_gpu() {
+            // The tensor operations, in f32: the input, centred, squared, and so on.
+            memory.pass_bytes(elements(x).saturating_mul(4 * size_of::<f32>() as u64));
+        }
+    }
+
+    /// The memory of [`silu_in_place`](Self::silu_in_place), which holds the result where it held `x`.
+    pub(crate) fn replay_in_place(&self, memory: &mut Ledger, x: &[usize]) {
+        if memory.is_gpu() {
+            self.replay(memory, x);
+            memory.release(x);
+        }
+    }
+
+    /// [`forward_silu`](Self::forward_silu) in the memory of `x`: there must be no other handle to its data.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(crate) fn silu_in_place(&self, x: Tensor) -> Result<Tensor> {
+        if !on_cpu(&x) || !x.is_contiguous() {
+            return self.forward_silu(&x);
+        }
+        self.check(&x)?;
+        let (weight, bias) = (widened(&self.weight, &x)?, widened(&self.bias, &x)?);
+        x.inplace_op3(&weight, &bias, &self.kernel(true))?;
+        Ok(x)
+    }
+
+    fn check(&self, x: &Tensor) -> Result<()> {
         if x.rank() < 3 || x.dim(1)? != self.weight.dim(0)? {
             candle_core::bail!(
                 "group norm of {:?} applied to {:?}",
@@ -56,14 +87,23 @@ impl GroupNorm {
                 x.shape()
             );
         }
+        Ok(())
+    }
+
+    fn kernel(&self, silu: bool) -> cpu::GroupNorm {
+        cpu::GroupNorm {
+            groups: self.groups,
+            eps: self.eps,
+            silu,
+        }
+    }
+
+    fn run(&self, x: &Tensor, silu: bool) -> Result<Tensor> {
+        self.check(x)?;
         if on_cpu(x) {
-            let kernel = cpu::GroupNorm {
-                groups: self.groups,
-                eps: self.eps,
-                silu,
-            };
             let (weight, bias) = (widened(&self.weight, x)?, widened(&self.bias, x)?);
-            return x.contiguous()?.apply_op3_no_bwd(&weight, &bias, &kernel);
+            let x = x.contiguous()?;
+            return x.apply_op3_no_bwd(&weight, &bias, &self.kernel(silu));
         }
         let y = self.tensors(x)?;
         if silu { y.silu() } else { Ok(y) }

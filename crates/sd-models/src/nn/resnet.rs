@@ -3,7 +3,7 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Conv2d, ConvConfig, GroupNorm, Linear};
+use super::{Conv2d, ConvConfig, GroupNorm, Ledger, Linear, sum};
 
 /// Two normalised convolutions beside a shortcut (diffusers' `ResnetBlock2D`).
 #[derive(Debug, Clone)]
@@ -50,15 +50,72 @@ impl ResnetBlock {
     /// # Errors
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let mut h = self.conv1.forward(&self.norm1.forward_silu(x)?)?;
+        let h = self.from_normed(self.norm1.forward_silu(x)?, time)?;
+        match &self.conv_shortcut {
+            Some(shortcut) => sum(shortcut.forward(x)?, &h),
+            None => sum(h, x),
+        }
+    }
+
+    /// [`forward`](Self::forward) for less memory, as it may overwrite `x`: there must be no other handle to its data.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(crate) fn forward_owned(&self, x: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let Some(shortcut) = &self.conv_shortcut else {
+            return self.forward(&x, time);
+        };
+        let beside = shortcut.forward(&x)?;
+        let h = self.from_normed(self.norm1.silu_in_place(x)?, time)?;
+        sum(beside, &h)
+    }
+
+    /// The memory of [`forward`](Self::forward).
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        self.norm1.replay(memory, &x);
+        let y = self.replay_from_normed(memory, x);
+        if let Some(shortcut) = &self.conv_shortcut {
+            shortcut.replay(memory, x);
+            memory.release(&y);
+        }
+        y
+    }
+
+    /// The memory of [`forward_owned`](Self::forward_owned), which lets go of `x`.
+    pub(crate) fn replay_owned(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        let Some(shortcut) = &self.conv_shortcut else {
+            let y = self.replay(memory, x);
+            memory.release(&x);
+            return y;
+        };
+        let y = shortcut.replay(memory, x);
+        self.norm1.replay_in_place(memory, &x);
+        self.replay_from_normed(memory, x);
+        memory.release(&y);
+        y
+    }
+
+    /// The memory of [`from_normed`](Self::from_normed), which lets go of `x`.
+    fn replay_from_normed(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        let y = self.conv1.replay(memory, x);
+        memory.release(&x);
+        if self.time_emb_proj.is_some() {
+            memory.pass(&y);
+        }
+        self.norm2.replay_in_place(memory, &y);
+        self.conv2.replay(memory, y);
+        memory.release(&y);
+        y
+    }
+
+    /// The convolutions, of the first norm's result.
+    fn from_normed(&self, normed: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let mut h = self.conv1.forward(&normed)?;
+        drop(normed);
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
             h = h.broadcast_add(&projection.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
         }
-        let h = self.conv2.forward(&self.norm2.forward_silu(&h)?)?;
-        match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x)? + h,
-            None => x + h,
-        }
+        self.conv2.forward(&self.norm2.silu_in_place(h)?)
     }
 }
 
@@ -85,6 +142,23 @@ impl Downsample {
             conv: Conv2d::new(channels, channels, config, vb.pp("conv"))?,
             padding,
         })
+    }
+
+    /// The memory of [`forward`](Self::forward).
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        if self.padding > 0 {
+            return self.conv.replay(memory, x);
+        }
+        let [batch, channels, height, width] = x;
+        let [taller, wider] = [height, width].map(|side| side.saturating_add(1));
+        let padded = [batch, channels, taller, wider];
+        let wider = [batch, channels, height, wider];
+        memory.hold(&wider);
+        memory.hold(&padded);
+        memory.release(&wider);
+        let y = self.conv.replay(memory, padded);
+        memory.release(&padded);
+        y
     }
 
     /// `[batch, channels, h, w]` to `[batch, channels, h', w']`: half, rounded up with padding 1 and down with
@@ -120,13 +194,32 @@ impl Upsample {
         })
     }
 
+    /// The memory of [`forward`](Self::forward), which lets go of `x`.
+    pub(crate) fn replay(
+        &self,
+        memory: &mut Ledger,
+        x: [usize; 4],
+        size: Option<[usize; 2]>,
+    ) -> [usize; 4] {
+        let [batch, channels, height, width] = x;
+        let [height, width] = size.unwrap_or([height, width].map(|side| side.saturating_mul(2)));
+        let repeated = [batch, channels, height, width];
+        memory.hold(&repeated);
+        memory.release(&x);
+        let y = self.conv.replay(memory, repeated);
+        memory.release(&repeated);
+        y
+    }
+
     /// `[batch, channels, h, w]` to `[batch, channels, height, width]`; twice the input unless `size` is given.
     ///
     /// # Errors
     /// `x` has another number of channels.
-    pub fn forward(&self, x: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
+    pub fn forward(&self, x: Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let (height, width) = size.unwrap_or((2 * height, 2 * width));
-        self.conv.forward(&x.upsample_nearest2d(height, width)?)
+        let repeated = x.upsample_nearest2d(height, width)?;
+        drop(x);
+        self.conv.forward(&repeated)
     }
 }

@@ -1,5 +1,7 @@
 //! Every layer against its formula in f64, on both of its paths.
 
+use std::num::NonZeroUsize;
+
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
@@ -200,11 +202,11 @@ fn attention_is_its_definition() {
         let (k, v) = (random(2, &[b, m, heads * d]), random(3, &[b, m, heads * d]));
         for mask in [Mask::None, Mask::Causal] {
             let expected = attention_by_definition(&q, &k, &v, heads, mask);
-            let found = attention(&q, &k, &v, heads, mask).unwrap();
+            let found = attention(&q, &k, &v, heads, mask, AttentionSlice::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
             // Our kernel is for f32: this is the way of the GPUs.
             let [q, k, v] = [&q, &k, &v].map(|x| x.to_dtype(DType::F64).unwrap());
-            let found = attention(&q, &k, &v, heads, mask).unwrap();
+            let found = attention(&q, &k, &v, heads, mask, AttentionSlice::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
         }
     }
@@ -218,9 +220,44 @@ fn attention_in_blocks_of_queries_is_its_definition() {
         let kv = random(2, &[1, m, 8 * heads]);
         for mask in [Mask::None, Mask::Causal] {
             let expected = attention_by_definition(&q, &kv, &kv, heads, mask);
-            let found = attention(&q, &kv, &kv, heads, mask).unwrap();
+            let found = attention(&q, &kv, &kv, heads, mask, AttentionSlice::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
         }
+    }
+}
+
+#[test]
+fn slices_of_any_size_attend_alike() {
+    let (heads, n, m) = (3, 37, 23);
+    let q = (random(1, &[2, n, 8 * heads]) * 3.).unwrap();
+    let (k, v) = (random(2, &[2, m, 8 * heads]), random(3, &[2, m, 8 * heads]));
+    // Our kernel is for f32, and takes no slices: this is the way of the GPUs.
+    let wide = [&q, &k, &v].map(|x| x.to_dtype(DType::F64).unwrap());
+    let queries = |count| AttentionSlice::Queries(NonZeroUsize::new(count).unwrap());
+    // The scores of a query take 552 bytes.
+    let bytes = [0, 1, 551, 552, 553, 5_000, u64::MAX].map(AttentionSlice::Bytes);
+    let slices = [1, 2, 5, n - 1, n, n + 1, usize::MAX].map(queries);
+    for mask in [Mask::None, Mask::Causal] {
+        let expected = attention_by_definition(&q, &k, &v, heads, mask);
+        for slice in bytes.into_iter().chain(slices) {
+            for [q, k, v] in [[&q, &k, &v], wide.each_ref()] {
+                let found = attention(q, k, v, heads, mask, slice).unwrap();
+                assert_close(&found, q.dims(), &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slice_has_the_queries_asked_for() {
+    let queries = |slice: &str| slice.parse::<AttentionSlice>().unwrap().queries(1 << 20);
+    assert_eq!(
+        [queries("auto"), queries("64"), queries("1")],
+        [1024, 64, 1]
+    );
+    assert_eq!(AttentionSlice::Bytes(3 << 20).queries(1 << 20), 3);
+    for text in ["", "0", "-1", "Auto", "1.5"] {
+        assert!(text.parse::<AttentionSlice>().is_err(), "{text}");
     }
 }
 
@@ -385,7 +422,7 @@ fn resampling_meets_the_sizes_of_diffusers() {
     );
 
     let up = Upsample::new(2, vb()).unwrap();
-    assert_eq!(size(up.forward(&x, None).unwrap()), [10, 8]);
+    assert_eq!(size(up.forward(x.clone(), None).unwrap()), [10, 8]);
     let nearest = |size: usize, from: usize| {
         (0..size as u32)
             .map(|i| i * from as u32 / size as u32)
@@ -399,7 +436,7 @@ fn resampling_meets_the_sizes_of_diffusers() {
         .unwrap();
     let expected = conv_by_definition(&repeated, &weight, &bias, ConvConfig::SAME);
     assert_close(
-        &up.forward(&x, Some((9, 7))).unwrap(),
+        &up.forward(x.clone(), Some((9, 7))).unwrap(),
         &[1, 2, 9, 7],
         &expected,
     );
@@ -471,6 +508,8 @@ fn shapes_that_do_not_fit_are_errors() {
         ([2, 5, 2], [2, 5, 2], 1),
         ([1, 5, 2], [1, 5, 2], 3),
     ] {
-        assert!(attention(&x, &random(1, &k), &random(1, &v), heads, Mask::None).is_err());
+        let (k, v) = (random(1, &k), random(1, &v));
+        let slice = AttentionSlice::default();
+        assert!(attention(&x, &k, &v, heads, Mask::None, slice).is_err());
     }
 }

@@ -3,7 +3,10 @@
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{GroupNorm, LayerNorm, Linear, Mask, attention, geglu};
+use super::{
+    AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention, geglu, replay_attention,
+    sum,
+};
 
 /// Epsilon of torch's layer norm; no configuration changes it.
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -25,6 +28,7 @@ pub struct Attention {
     to_v: Linear,
     to_out: Linear,
     heads: usize,
+    slice: AttentionSlice,
 }
 
 impl Attention {
@@ -39,6 +43,7 @@ impl Attention {
             to_v: Linear::no_bias(context_dim, channels, vb.pp("to_v"))?,
             to_out: Linear::new(channels, channels, vb.pp("to_out").pp("0"))?,
             heads,
+            slice: AttentionSlice::default(),
         })
     }
 
@@ -59,8 +64,24 @@ impl Attention {
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, context: &KeysValues) -> Result<Tensor> {
         let KeysValues { keys, values } = context;
-        let x = attention(&self.to_q.forward(x)?, keys, values, self.heads, Mask::None)?;
+        let q = self.to_q.forward(x)?;
+        let x = attention(&q, keys, values, self.heads, Mask::None, self.slice)?;
         self.to_out.forward(&x)
+    }
+}
+
+impl Attention {
+    /// The memory of [`forward`](Self::forward) with the keys and values of `context`.
+    fn replay(&self, memory: &mut Ledger, x: &[usize; 3], context: &[usize; 3]) {
+        let keys = self.to_k.replay(memory, context);
+        self.to_v.replay(memory, context);
+        let q = self.to_q.replay(memory, x);
+        memory.hold(&q);
+        replay_attention(memory, q, keys[1], self.heads, self.slice);
+        self.to_out.replay(memory, &q);
+        for gone in [q, q, keys, keys] {
+            memory.release(&gone);
+        }
     }
 }
 
@@ -98,13 +119,48 @@ impl Block {
         })
     }
 
-    fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let x = (self.attn1.forward(&h, &self.attn1.keys_values(&h)?)? + x)?;
-        let h = self.norm2.forward(&x)?;
-        let x = (self.attn2.forward(&h, &self.attn2.keys_values(context)?)? + x)?;
-        let h = geglu(&self.ff_in.forward(&self.norm3.forward(&x)?)?)?;
-        self.ff_out.forward(&h)? + x
+    /// `x` may be overwritten.
+    fn forward(&self, x: Tensor, context: &Tensor) -> Result<Tensor> {
+        let attended = {
+            let h = self.norm1.forward(&x)?;
+            self.attn1.forward(&h, &self.attn1.keys_values(&h)?)?
+        };
+        let x = sum(x, &attended)?;
+        drop(attended);
+        let attended = {
+            let h = self.norm2.forward(&x)?;
+            self.attn2.forward(&h, &self.attn2.keys_values(context)?)?
+        };
+        let x = sum(x, &attended)?;
+        drop(attended);
+        let gated = {
+            let h = self.norm3.forward(&x)?;
+            self.ff_in.forward(&h)?
+        };
+        let h = geglu(&gated)?;
+        drop(gated);
+        sum(x, &self.ff_out.forward(&h)?)
+    }
+}
+
+impl Block {
+    /// The memory of [`forward`](Self::forward), which holds the result where it held `x`.
+    fn replay(&self, memory: &mut Ledger, x: &[usize; 3], context: &[usize; 3]) {
+        for (attention, context) in [(&self.attn1, x), (&self.attn2, context)] {
+            memory.hold(x);
+            attention.replay(memory, x, context);
+            memory.release(x);
+            memory.release(x);
+        }
+        memory.hold(x);
+        let gated = self.ff_in.replay(memory, x);
+        memory.release(x);
+        let hidden = [gated[0], gated[1], gated[2] / 2];
+        memory.hold(&hidden);
+        memory.release(&gated);
+        let y = self.ff_out.replay(memory, &hidden);
+        memory.release(&hidden);
+        memory.release(&y);
     }
 }
 
@@ -170,23 +226,49 @@ impl Transformer2d {
         })
     }
 
+    /// The memory of [`forward`](Self::forward) for a context of `[batch, m, context_dim]`.
+    pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4], context: &[usize; 3]) {
+        let [batch, channels, height, width] = x;
+        let rows = [batch, height.saturating_mul(width), channels];
+        self.norm.replay(memory, &x);
+        memory.hold(&rows);
+        memory.release(&x);
+        self.proj_in.replay(memory, &rows);
+        memory.release(&rows);
+        for block in &self.transformer_blocks {
+            block.replay(memory, &rows, context);
+        }
+        self.proj_out.replay(memory, &rows);
+        memory.release(&rows);
+        memory.pass(&x);
+    }
+
+    /// Sets how many queries attend at a time.
+    pub fn set_attention_slice(&mut self, slice: AttentionSlice) {
+        for block in &mut self.transformer_blocks {
+            block.attn1.slice = slice;
+            block.attn2.slice = slice;
+        }
+    }
+
     /// `[batch, channels, h, w]` to the same shape; `context` is `[batch, m, context_dim]`.
     ///
     /// # Errors
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         // [batch, channels, h, w] as [batch, h * w, channels]
-        let h = self
+        let mut h = self
             .norm
             .forward(x)?
             .flatten_from(2)?
             .transpose(1, 2)?
             .contiguous()?;
-        let mut h = self.proj_in.forward(&h)?;
+        h = self.proj_in.forward(&h)?;
         for block in &self.transformer_blocks {
-            h = block.forward(&h, context)?;
+            h = block.forward(h, context)?;
         }
-        let h = self.proj_out.forward(&h)?;
-        h.transpose(1, 2)?.reshape(x.shape())? + x
+        h = self.proj_out.forward(&h)?;
+        h = h.transpose(1, 2)?.contiguous()?;
+        sum(h.reshape(x.shape())?, x)
     }
 }

@@ -4,7 +4,9 @@ use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use sd_config::{Activation, ClipConfig};
 
-use crate::nn::{self, LayerNorm, Linear, Mask, activation_dtype, attention};
+use crate::nn::{
+    self, AttentionSlice, LayerNorm, Ledger, Linear, Mask, activation_dtype, attention,
+};
 use crate::{Component, Error, Result};
 
 /// A CLIP text encoder: a causal transformer over token ids.
@@ -161,6 +163,20 @@ impl ClipTextModel {
         })
     }
 
+    /// The memory of [`forward`](Self::forward) for one text of as many tokens as there is room for.
+    pub(crate) fn replay(&self, memory: &mut Ledger) {
+        let [n, width] = [
+            self.position_embedding.dims()[0],
+            self.token_embedding.dims()[1],
+        ];
+        let row = [1, n, width];
+        memory.hold(&row);
+        for layer in &self.layers {
+            layer.replay(memory, &row);
+        }
+        memory.pass(&row);
+    }
+
     /// Width of a hidden state and of the pooled output.
     pub(super) fn widths(&self) -> (usize, usize) {
         (self.token_embedding.dims()[1], self.pooled_width)
@@ -217,11 +233,32 @@ impl Layer {
         })
     }
 
+    /// The memory of [`forward`](Self::forward).
+    fn replay(&self, memory: &mut Ledger, x: &[usize; 3]) {
+        // The norm, attention's inputs and outputs and both sums, all of which stay to the end.
+        for linear in [&self.q_proj, &self.k_proj, &self.v_proj, &self.out_proj] {
+            memory.hold(x);
+            linear.replay(memory, x);
+        }
+        let inner = self.fc1.replay(memory, x);
+        // The activation's factors.
+        memory.pass(&inner);
+        memory.hold(&inner);
+        self.fc2.replay(memory, &inner);
+        memory.release(&inner);
+        memory.release(&inner);
+        for _ in 0..8 {
+            memory.release(x);
+        }
+    }
+
     fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let normed = self.layer_norm1.forward(x)?;
         let [q, k, v] =
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| project.forward(&normed));
-        let attended = attention(&q?, &k?, &v?, self.heads, Mask::Causal)?;
+        // A text is too short to be worth cutting.
+        let slice = AttentionSlice::default();
+        let attended = attention(&q?, &k?, &v?, self.heads, Mask::Causal, slice)?;
         let x = (x + self.out_proj.forward(&attended)?)?;
 
         let inner = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;

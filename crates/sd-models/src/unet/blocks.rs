@@ -4,7 +4,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use sd_config::{BlockAttention, UnetBlock, UnetConfig};
 
-use crate::nn::{Downsample, Projection, ResnetBlock, Transformer2d, TransformerConfig, Upsample};
+use crate::nn::{
+    Downsample, Ledger, Projection, ResnetBlock, Transformer2d, TransformerConfig, Upsample,
+};
 
 /// What all layers of a call see beside the picture.
 pub(super) struct Context<'a> {
@@ -75,7 +77,7 @@ impl Layers<'_> {
 #[derive(Debug, Clone)]
 pub(super) struct DownBlock {
     resnets: Vec<ResnetBlock>,
-    attentions: Vec<Transformer2d>,
+    pub(super) attentions: Vec<Transformer2d>,
     downsampler: Option<Downsample>,
 }
 
@@ -97,6 +99,26 @@ impl DownBlock {
                 .then(|| Downsample::new(outputs, 1, vb.pp("downsamplers").pp(0)))
                 .transpose()?,
         })
+    }
+
+    /// The memory of [`forward`](Self::forward) for an `x` that is among the `skips`, as is the result.
+    pub(super) fn replay(
+        &self,
+        memory: &mut Ledger,
+        mut x: [usize; 4],
+        text: &[usize; 3],
+        skips: &mut Vec<[usize; 4]>,
+    ) -> [usize; 4] {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            x = resnet.replay(memory, x);
+            replay_transformer(memory, self.attentions.get(i), x, text);
+            skips.push(x);
+        }
+        if let Some(downsampler) = &self.downsampler {
+            x = downsampler.replay(memory, x);
+            skips.push(x);
+        }
+        x
     }
 
     /// Adds the result of every layer to `skips`; the last one is the block's.
@@ -125,7 +147,7 @@ impl DownBlock {
 #[derive(Debug, Clone)]
 pub(super) struct MidBlock {
     first: ResnetBlock,
-    rest: Vec<(Transformer2d, ResnetBlock)>,
+    pub(super) rest: Vec<(Transformer2d, ResnetBlock)>,
 }
 
 impl MidBlock {
@@ -143,6 +165,18 @@ impl MidBlock {
         })
     }
 
+    /// The memory of [`forward`](Self::forward).
+    pub(super) fn replay(&self, memory: &mut Ledger, x: [usize; 4], text: &[usize; 3]) {
+        let mut x = self.first.replay(memory, x);
+        for (attention, resnet) in &self.rest {
+            attention.replay(memory, x, text);
+            let y = resnet.replay(memory, x);
+            memory.release(&x);
+            memory.release(&x);
+            x = y;
+        }
+    }
+
     pub(super) fn forward(&self, x: &Tensor, context: &Context) -> Result<Tensor> {
         let mut x = self.first.forward(x, Some(context.time))?;
         for (attention, resnet) in &self.rest {
@@ -156,7 +190,7 @@ impl MidBlock {
 #[derive(Debug, Clone)]
 pub(super) struct UpBlock {
     resnets: Vec<ResnetBlock>,
-    attentions: Vec<Transformer2d>,
+    pub(super) attentions: Vec<Transformer2d>,
     upsampler: Option<Upsample>,
 }
 
@@ -192,6 +226,33 @@ impl UpBlock {
         })
     }
 
+    /// The memory of [`forward`](Self::forward), which lets go of `x`.
+    pub(super) fn replay(
+        &self,
+        memory: &mut Ledger,
+        mut x: [usize; 4],
+        text: &[usize; 3],
+        skips: &mut Vec<[usize; 4]>,
+    ) -> [usize; 4] {
+        for (i, resnet) in self.resnets.iter().enumerate() {
+            let Some(skip) = skips.pop() else {
+                return x;
+            };
+            let [batch, channels, height, width] = skip;
+            let both = [batch, x[1] + channels, height, width];
+            memory.hold(&both);
+            memory.release(&x);
+            memory.release(&skip);
+            x = resnet.replay_owned(memory, both);
+            replay_transformer(memory, self.attentions.get(i), x, text);
+        }
+        let Some(upsampler) = &self.upsampler else {
+            return x;
+        };
+        let size = skips.last().map(|&[_, _, height, width]| [height, width]);
+        upsampler.replay(memory, x, size)
+    }
+
     /// Takes one tensor a layer from the end of `skips`.
     pub(super) fn forward(
         &self,
@@ -203,7 +264,8 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 candle_core::bail!("the up blocks have more layers than the down blocks")
             };
-            x = resnet.forward(&Tensor::cat(&[x, skip], 1)?, Some(context.time))?;
+            x = Tensor::cat(&[x, skip], 1)?;
+            x = resnet.forward_owned(x, Some(context.time))?;
             if let Some(attention) = self.attentions.get(i) {
                 x = attention.forward(&x, context.text)?;
             }
@@ -213,6 +275,19 @@ impl UpBlock {
         };
         // An odd size was halved upwards: twice the half does not fit the next skip.
         let size = skips.last().map(|skip| skip.dims4()).transpose()?;
-        upsampler.forward(&x, size.map(|(_, _, height, width)| (height, width)))
+        upsampler.forward(x, size.map(|(_, _, height, width)| (height, width)))
+    }
+}
+
+/// The memory of `x = transformer(x)`, if there is one.
+fn replay_transformer(
+    memory: &mut Ledger,
+    transformer: Option<&Transformer2d>,
+    x: [usize; 4],
+    text: &[usize; 3],
+) {
+    if let Some(transformer) = transformer {
+        transformer.replay(memory, x, text);
+        memory.release(&x);
     }
 }

@@ -11,7 +11,7 @@ use sd_config::UnetConfig;
 use self::blocks::{Context, DownBlock, MidBlock, UpBlock};
 use self::embedding::{AddEmbedding, ClassEmbedding, TimeEmbedding};
 pub use self::input::{Added, Residuals, UnetInput};
-use crate::nn::{Conv2d, ConvConfig, GroupNorm, activation_dtype};
+use crate::nn::{AttentionSlice, Conv2d, ConvConfig, GroupNorm, Ledger, activation_dtype};
 use crate::{Component, Error, Result};
 
 /// The network that predicts the noise in latents, or their velocity, as the model was trained to.
@@ -67,6 +67,22 @@ impl Unet {
             conv_out: Conv2d::new(first, config.out_channels, ConvConfig::SAME, at("conv_out"))?,
             config: config.clone(),
         })
+    }
+
+    /// Sets how many queries attend at a time.
+    pub fn set_attention_slice(&mut self, slice: AttentionSlice) {
+        let down = self
+            .down_blocks
+            .iter_mut()
+            .flat_map(|block| &mut block.attentions);
+        let mid = self.mid_block.iter_mut().flat_map(|block| &mut block.rest);
+        let up = self
+            .up_blocks
+            .iter_mut()
+            .flat_map(|block| &mut block.attentions);
+        for attention in down.chain(mid.map(|(attention, _)| attention)).chain(up) {
+            attention.set_attention_slice(slice);
+        }
     }
 
     /// The prediction `[batch, out_channels, height, width]`, f32.
@@ -140,6 +156,36 @@ impl Unet {
         }
         let x = self.conv_norm_out.forward_silu(&x)?;
         self.conv_out.forward(&x)?.to_dtype(DType::F32)
+    }
+
+    /// The memory of [`forward`](Self::forward) for samples of `[height, width]` latents and so many tokens.
+    pub(crate) fn replay(
+        &self,
+        memory: &mut Ledger,
+        samples: usize,
+        [height, width]: [usize; 2],
+        tokens: usize,
+    ) {
+        let text = [samples, tokens, self.config.cross_attention_dim.get(0)];
+        let latents = [samples, self.config.in_channels, height, width];
+        let mut x = self.conv_in.replay(memory, latents);
+        let mut skips = vec![x];
+        for block in &self.down_blocks {
+            x = block.replay(memory, x, &text, &mut skips);
+        }
+        match &self.mid_block {
+            Some(block) => block.replay(memory, x, &text),
+            // A second handle to the last skip, which is one block's worth of difference.
+            None => memory.hold(&x),
+        }
+        for block in &self.up_blocks {
+            x = block.replay(memory, x, &text, &mut skips);
+        }
+        self.conv_norm_out.replay(memory, &x);
+        let y = self.conv_out.replay(memory, x);
+        for gone in [x, x, y] {
+            memory.release(&gone);
+        }
     }
 
     /// The embedding that all blocks share, `[batch, time_embed_dim]`.

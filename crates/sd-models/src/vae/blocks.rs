@@ -4,7 +4,9 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use sd_config::VaeConfig;
 
-use crate::nn::{GroupNorm, Linear, Mask, ResnetBlock, attention};
+use crate::nn::{
+    AttentionSlice, GroupNorm, Ledger, Linear, Mask, ResnetBlock, attention, replay_attention, sum,
+};
 
 /// Epsilon of every norm of the autoencoder; no configuration changes it.
 pub(super) const NORM_EPS: f64 = 1e-6;
@@ -44,12 +46,29 @@ impl MidBlock {
         })
     }
 
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut x = self.first.forward(x, None)?;
+    /// The memory of [`forward`](Self::forward), which lets go of `x`.
+    pub(super) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        let y = self.first.replay_owned(memory, x);
+        if let Some(attention) = &self.attention {
+            attention.replay(memory, y);
+            memory.release(&y);
+        }
+        self.second.replay_owned(memory, y)
+    }
+
+    pub(super) fn set_attention_slice(&mut self, slice: AttentionSlice) {
+        if let Some(attention) = &mut self.attention {
+            attention.slice = slice;
+        }
+    }
+
+    /// `x` may be overwritten.
+    pub(super) fn forward(&self, x: Tensor) -> Result<Tensor> {
+        let mut x = self.first.forward_owned(x, None)?;
         if let Some(attention) = &self.attention {
             x = attention.forward(&x)?;
         }
-        self.second.forward(&x, None)
+        self.second.forward_owned(x, None)
     }
 }
 
@@ -61,6 +80,7 @@ struct SelfAttention {
     to_k: Linear,
     to_v: Linear,
     to_out: Linear,
+    slice: AttentionSlice,
 }
 
 impl SelfAttention {
@@ -73,6 +93,7 @@ impl SelfAttention {
             to_k: linear("to_k")?,
             to_v: linear("to_v")?,
             to_out: linear("to_out.0")?,
+            slice: AttentionSlice::default(),
         })
     }
 
@@ -91,7 +112,27 @@ impl SelfAttention {
         );
         let h = self
             .to_out
-            .forward(&attention(&q, &k, &v, 1, Mask::None)?)?;
-        h.transpose(1, 2)?.reshape(x.shape())? + x
+            .forward(&attention(&q, &k, &v, 1, Mask::None, self.slice)?)?;
+        sum(h.transpose(1, 2)?.contiguous()?.reshape(x.shape())?, x)
+    }
+
+    /// The memory of [`forward`](Self::forward).
+    fn replay(&self, memory: &mut Ledger, x: [usize; 4]) {
+        let [batch, channels, height, width] = x;
+        let rows = [batch, height.saturating_mul(width), channels];
+        self.group_norm.replay(memory, &x);
+        memory.hold(&rows);
+        memory.release(&x);
+        for linear in [&self.to_q, &self.to_k, &self.to_v] {
+            linear.replay(memory, &rows);
+        }
+        memory.hold(&rows);
+        replay_attention(memory, rows, rows[1], 1, self.slice);
+        self.to_out.replay(memory, &rows);
+        memory.release(&rows);
+        memory.hold(&x);
+        for _ in 0..5 {
+            memory.release(&rows);
+        }
     }
 }

@@ -5,12 +5,12 @@ use candle_nn::VarBuilder;
 use sd_config::VaeConfig;
 
 use super::blocks::{MidBlock, NORM_EPS, resnet};
-use crate::nn::{Conv2d, ConvConfig, GroupNorm, ResnetBlock, Upsample};
+use crate::nn::{Conv2d, ConvConfig, GroupNorm, Ledger, ResnetBlock, Upsample};
 
 #[derive(Debug, Clone)]
 pub(super) struct Decoder {
     conv_in: Conv2d,
-    mid_block: MidBlock,
+    pub(super) mid_block: MidBlock,
     up_blocks: Vec<(Vec<ResnetBlock>, Option<Upsample>)>,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
@@ -51,17 +51,35 @@ impl Decoder {
         })
     }
 
-    /// `[1, latent_channels, h, w]` to `[1, out_channels, 8 h, 8 w]`.
-    pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
-        let mut x = self.mid_block.forward(&self.conv_in.forward(latents)?)?;
+    /// The memory of [`forward`](Self::forward).
+    pub(super) fn replay(&self, memory: &mut Ledger, latents: [usize; 4]) -> [usize; 4] {
+        let x = self.conv_in.replay(memory, latents);
+        let mut x = self.mid_block.replay(memory, x);
         for (resnets, upsampler) in &self.up_blocks {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.replay_owned(memory, x);
             }
             if let Some(upsampler) = upsampler {
-                x = upsampler.forward(&x, None)?;
+                x = upsampler.replay(memory, x, None);
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        self.conv_norm_out.replay_in_place(memory, &x);
+        let y = self.conv_out.replay(memory, x);
+        memory.release(&x);
+        y
+    }
+
+    /// `[1, latent_channels, h, w]` to `[1, out_channels, 8 h, 8 w]`.
+    pub(super) fn forward(&self, latents: &Tensor) -> Result<Tensor> {
+        let mut x = self.mid_block.forward(self.conv_in.forward(latents)?)?;
+        for (resnets, upsampler) in &self.up_blocks {
+            for resnet in resnets {
+                x = resnet.forward_owned(x, None)?;
+            }
+            if let Some(upsampler) = upsampler {
+                x = upsampler.forward(x, None)?;
+            }
+        }
+        self.conv_out.forward(&self.conv_norm_out.silu_in_place(x)?)
     }
 }

@@ -5,13 +5,13 @@ use candle_nn::VarBuilder;
 use sd_config::VaeConfig;
 
 use super::blocks::{MidBlock, NORM_EPS, resnet};
-use crate::nn::{Conv2d, ConvConfig, Downsample, GroupNorm, ResnetBlock};
+use crate::nn::{Conv2d, ConvConfig, Downsample, GroupNorm, Ledger, ResnetBlock};
 
 #[derive(Debug, Clone)]
 pub(super) struct Encoder {
     conv_in: Conv2d,
     down_blocks: Vec<(Vec<ResnetBlock>, Option<Downsample>)>,
-    mid_block: MidBlock,
+    pub(super) mid_block: MidBlock,
     conv_norm_out: GroupNorm,
     conv_out: Conv2d,
 }
@@ -57,13 +57,33 @@ impl Encoder {
         let mut x = self.conv_in.forward(image)?;
         for (resnets, downsampler) in &self.down_blocks {
             for resnet in resnets {
-                x = resnet.forward(&x, None)?;
+                x = resnet.forward_owned(x, None)?;
             }
             if let Some(downsampler) = downsampler {
                 x = downsampler.forward(&x)?;
             }
         }
-        let x = self.mid_block.forward(&x)?;
-        self.conv_out.forward(&self.conv_norm_out.forward_silu(&x)?)
+        let x = self.mid_block.forward(x)?;
+        self.conv_out.forward(&self.conv_norm_out.silu_in_place(x)?)
+    }
+
+    /// The memory of [`forward`](Self::forward).
+    pub(super) fn replay(&self, memory: &mut Ledger, image: [usize; 4]) -> [usize; 4] {
+        let mut x = self.conv_in.replay(memory, image);
+        for (resnets, downsampler) in &self.down_blocks {
+            for resnet in resnets {
+                x = resnet.replay_owned(memory, x);
+            }
+            if let Some(downsampler) = downsampler {
+                let y = downsampler.replay(memory, x);
+                memory.release(&x);
+                x = y;
+            }
+        }
+        let x = self.mid_block.replay(memory, x);
+        self.conv_norm_out.replay_in_place(memory, &x);
+        let y = self.conv_out.replay(memory, x);
+        memory.release(&x);
+        y
     }
 }

@@ -20,7 +20,7 @@ use self::posterior::Scaling;
 use self::tiling::Tiling;
 pub(crate) use self::tiny::FIRST_TENSOR;
 pub use self::tiny::TinyDecoder;
-use crate::nn::{Conv2d, ConvConfig, activation_dtype};
+use crate::nn::{AttentionSlice, Conv2d, ConvConfig, Ledger, activation_dtype};
 use crate::{Component, Error, Result};
 
 /// The autoencoder. Pictures of a batch are processed one by one, as after diffusers' `enable_vae_slicing`: at full size
@@ -76,6 +76,12 @@ impl AutoencoderKl {
     /// Where it computes.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// Sets how many pixels attend at a time.
+    pub fn set_attention_slice(&mut self, slice: AttentionSlice) {
+        self.encoder.mid_block.set_attention_slice(slice);
+        self.decoder.mid_block.set_attention_slice(slice);
     }
 
     /// The distribution of the latents of pictures `[batch, 3, height, width]` in -1..1.
@@ -155,6 +161,67 @@ impl AutoencoderKl {
             })
         });
         images.map_err(Error::candle(Component::Vae))
+    }
+
+    /// The memory of encoding one picture of `[height, width]` pixels, the moments included.
+    pub(crate) fn replay_encode(
+        &self,
+        memory: &mut Ledger,
+        [height, width]: [usize; 2],
+        tiled: bool,
+    ) {
+        let image = |[height, width]: [usize; 2]| [1, self.in_channels, height, width];
+        let encode = |memory: &mut Ledger, size| {
+            let moments = self.encoder.replay(memory, image(size));
+            if let Some(conv) = &self.quant_conv {
+                conv.replay(memory, moments);
+                memory.release(&moments);
+            }
+            moments
+        };
+        let tiling = self
+            .tile
+            .filter(|_| tiled)
+            .map(|tile| Tiling::encoding(tile, self.factor));
+        let size = [height, width];
+        match tiling.filter(|tiling| tiling.cuts(size)) {
+            Some(tiling) => {
+                let [height, width] = size.map(|side| side / self.factor);
+                let moments = [1, 2 * self.latent_channels, height, width];
+                tiling.replay(memory, size, moments, encode);
+            }
+            None => drop(encode(memory, size)),
+        }
+    }
+
+    /// The memory of decoding one picture of `[height, width]` latents, the picture included.
+    pub(crate) fn replay_decode(
+        &self,
+        memory: &mut Ledger,
+        [height, width]: [usize; 2],
+        tiled: bool,
+    ) {
+        let latents = |[height, width]: [usize; 2]| [1, self.latent_channels, height, width];
+        let decode = |memory: &mut Ledger, size| {
+            let latents = latents(size);
+            if let Some(conv) = &self.post_quant_conv {
+                conv.replay(memory, latents);
+                memory.release(&latents);
+            }
+            self.decoder.replay(memory, latents)
+        };
+        let tiling = self
+            .tile
+            .filter(|_| tiled)
+            .map(|tile| Tiling::decoding(tile, self.factor));
+        let size = [height, width];
+        match tiling.filter(|tiling| tiling.cuts(size)) {
+            Some(tiling) => {
+                let [height, width] = size.map(|side| side.saturating_mul(self.factor));
+                tiling.replay(memory, size, [1, 3, height, width], decode);
+            }
+            None => drop(decode(memory, size)),
+        }
     }
 
     /// Latents of a tile, each way; `x` is what was to be cut.

@@ -6,6 +6,8 @@
 
 use candle_core::{Result, Tensor};
 
+use crate::nn::Ledger;
+
 /// How the tensors that go into the network are cut, and the results joined. Lengths are sides of squares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tiling {
@@ -78,6 +80,22 @@ impl Tiling {
             above = below;
         }
         Tensor::cat(&rows, 2)
+    }
+
+    /// The memory of [`map`](Self::map) for an input of `[height, width]` and a result of these dims, where a tile's
+    /// `f` is `replay`.
+    pub(super) fn replay(
+        &self,
+        memory: &mut Ledger,
+        input: [usize; 2],
+        result: [usize; 4],
+        replay: impl FnOnce(&mut Ledger, [usize; 2]) -> [usize; 4],
+    ) {
+        // The rows that are done, as if all were.
+        memory.hold(&result);
+        let tile = replay(memory, self.largest(input));
+        memory.release(&tile);
+        memory.pass(&result);
     }
 
     /// The end of a tile that its neighbour along `dim` shares, as a copy: a view would keep the tile.

@@ -27,6 +27,18 @@ struct Task<'a> {
     out: Strip<'a>,
 }
 
+/// Elements that [`conv`] holds at most: each thread a block of the matrix.
+pub(super) fn scratch(shape: &Shape) -> u64 {
+    if shape.is_point() {
+        return 0;
+    }
+    let channel = shape
+        .taps()
+        .saturating_mul(shape.result_pixels().min(PIXELS));
+    let block = BLOCK.max(channel).min(channel.saturating_mul(shape.inputs));
+    (block as u64).saturating_mul(rayon::current_num_threads() as u64)
+}
+
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`.
 pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
     if out.is_empty() {
@@ -77,13 +89,7 @@ fn run(
     let x = &x[sample * shape.inputs * pixels..][..shape.inputs * pixels];
     let weight = &weight[first_output * depth..];
     let (first, width) = (out.first(), out.width());
-    if shape.taps() == 1
-        && shape.window
-            == (Window {
-                stride: 1,
-                padding: 0,
-            })
-    {
+    if shape.is_point() {
         let (weight, x) = (
             Rows::new(weight, depth),
             Rows::new(x, pixels).columns_from(first),

@@ -30,16 +30,12 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, window: Window) -> Result<Self> {
-        let (batch, inputs, height, width) = x.dims4()?;
-        let (outputs, weight_inputs, kernel_height, kernel_width) = weight.dims4()?;
+    /// Of `x [batch, inputs, height, width]` and `weight [outputs, inputs, kernel height, kernel width]`.
+    fn new(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<Self> {
+        let [batch, inputs, height, width] = x;
+        let [outputs, weight_inputs, kernel_height, kernel_width] = weight;
         if inputs != weight_inputs {
             bail!("convolution of {inputs} channels by a kernel of {weight_inputs}");
-        }
-        if let Some(bias) = bias
-            && bias.dims() != [outputs]
-        {
-            bail!("bias {:?}, expected [{outputs}]", bias.shape());
         }
         let side = |image: usize, kernel: usize| {
             let padded = window.padding.checked_mul(2)?.checked_add(image)?;
@@ -71,12 +67,22 @@ impl Shape {
 
     /// Elements of one channel of a result.
     fn result_pixels(&self) -> usize {
-        self.result[0] * self.result[1]
+        self.result[0].saturating_mul(self.result[1])
     }
 
     /// Weights of one pair of an input and an output channel.
     fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
+    }
+
+    /// Whether each pixel of the result is made of one pixel.
+    fn is_point(&self) -> bool {
+        self.taps() == 1
+            && self.window
+                == (Window {
+                    stride: 1,
+                    padding: 0,
+                })
     }
 
     /// Elements of all results, if there can be so many.
@@ -104,7 +110,12 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    let shape = Shape::new(x, weight, bias, window)?;
+    let shape = Shape::new(x.dims4()?.into(), weight.dims4()?.into(), window)?;
+    if let Some(bias) = bias
+        && bias.dims() != [shape.outputs]
+    {
+        bail!("bias {:?}, expected [{}]", bias.shape(), shape.outputs);
+    }
     let Some(len) = shape.result_len() else {
         bail!("the result of {shape:?} is too large");
     };
@@ -136,4 +147,19 @@ pub fn conv2d(
         (shape.batch, shape.outputs, height, width),
         &Device::Cpu,
     )
+}
+
+/// Bytes that [`conv2d`] holds at most during the call beside its arguments and its result, for an `x` and a `weight` of these
+/// sizes.
+///
+/// # Errors
+/// The sizes do not fit together.
+pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<u64> {
+    let shape = Shape::new(x, weight, window)?;
+    let elements = if winograd::pays(&shape) {
+        winograd::scratch(&shape)
+    } else {
+        direct::scratch(&shape)
+    };
+    Ok(elements.saturating_mul(size_of::<f32>() as u64))
 }

@@ -111,11 +111,28 @@ pub(super) fn pays(shape: &Shape) -> bool {
         && shape.outputs >= 32
 }
 
+/// Tiles of a row and rows of tiles of a band.
+fn band([height, width]: [usize; 2]) -> [usize; 2] {
+    let across = width.div_ceil(4);
+    [across, (TILES / across).clamp(1, height.div_ceil(4))]
+}
+
+/// Elements that [`conv`] holds at most: the kernels, and a band of both sides, at the points.
+pub(super) fn scratch(shape: &Shape) -> u64 {
+    let [down, across] = shape.image.map(|side| side.div_ceil(4));
+    let tiles = TILES.max(across).min(across.saturating_mul(down));
+    let (inputs, outputs) = (shape.inputs as u64, shape.outputs as u64);
+    let band = (inputs + outputs).saturating_mul(tiles as u64);
+    inputs
+        .saturating_mul(outputs)
+        .saturating_add(band)
+        .saturating_mul(36)
+}
+
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds.
 pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
     let ([height, width], pixels) = (shape.image, shape.image_pixels());
-    let across = width.div_ceil(4);
-    let tile_rows = (TILES / across).max(1);
+    let [across, tile_rows] = band(shape.image);
     let (inputs, outputs) = (shape.inputs, shape.outputs);
     let mut kernels = vec![0f32; outputs * 36 * inputs];
     kernels
@@ -123,7 +140,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         .zip(weight.par_chunks(9 * inputs))
         .for_each(|(points, kernels)| evaluate_kernels(kernels, points));
 
-    let most_tiles = tile_rows.min(height.div_ceil(4)) * across;
+    let most_tiles = tile_rows * across;
     let mut seen = vec![0f32; inputs * 36 * most_tiles];
     let mut product = vec![0f32; outputs * 36 * most_tiles];
     for (x, out) in x
