@@ -2,10 +2,13 @@
 
 use std::borrow::Cow;
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use memmap2::Mmap;
+#[cfg(unix)]
+use memmap2::UncheckedAdvice;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
@@ -34,7 +37,9 @@ enum Bytes {
 pub(super) struct RawTensor<'a> {
     pub(super) shape: &'a [usize],
     dtype: Dtype,
-    bytes: &'a [u8],
+    file: &'a WeightFile,
+    /// Where its data lies in the file.
+    place: Range<usize>,
 }
 
 impl WeightFile {
@@ -88,16 +93,11 @@ impl WeightFile {
     pub(super) fn tensor(&self, name: &str) -> Option<RawTensor<'_>> {
         let info = self.metadata.info(name)?;
         let (start, end) = info.data_offsets;
-        // `read_header` has compared the offsets with the length of the data.
-        let bytes = self
-            .bytes
-            .as_slice()
-            .get(self.data_start..)?
-            .get(start..end)?;
         Some(RawTensor {
             shape: &info.shape,
             dtype: info.dtype,
-            bytes,
+            file: self,
+            place: self.data_start + start..self.data_start + end,
         })
     }
 }
@@ -118,7 +118,7 @@ impl RawTensor<'_> {
     }
 
     /// Copies the tensor to `device` and converts it there. `shape` has as many elements as the
-    /// tensor.
+    /// tensor. The pages it was copied from are given back: a model is not resident twice.
     pub(super) fn load(
         &self,
         shape: &[usize],
@@ -128,7 +128,13 @@ impl RawTensor<'_> {
         let Some(stored) = self.dtype() else {
             candle_core::bail!("tensor of type {:?}", self.dtype);
         };
-        Tensor::from_raw_buffer(self.bytes, stored, shape, device)?.to_dtype(dtype)
+        let Some(bytes) = self.file.bytes.as_slice().get(self.place.clone()) else {
+            // `read_header` has compared the offsets with the length of the data.
+            candle_core::bail!("tensor data at {:?}, beyond the file's end", self.place);
+        };
+        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)?;
+        self.file.bytes.release(&self.place);
+        tensor.to_dtype(dtype)
     }
 }
 
@@ -138,6 +144,16 @@ impl Bytes {
             Self::Mapped(map) => map,
             Self::Memory(bytes) => bytes,
         }
+    }
+
+    /// Gives back the memory of mapped bytes that have been copied; reading them again reads the file again.
+    fn release(&self, place: &Range<usize>) {
+        #[cfg(unix)]
+        if let Self::Mapped(map) = self {
+            release_mapped(map, place);
+        }
+        #[cfg(not(unix))]
+        let _ = place;
     }
 }
 
@@ -158,6 +174,18 @@ fn map_file(file: &File) -> std::io::Result<Mmap> {
     // (SIGBUS). Files of weights are written once and then renamed into place, by us and by the
     // Python libraries alike.
     unsafe { Mmap::map(file) }
+}
+
+#[cfg(unix)]
+#[expect(unsafe_code, reason = "the advice drops pages; see SAFETY")]
+fn release_mapped(map: &Mmap, place: &Range<usize>) {
+    // SAFETY: the map is of a file and was never written to, so a page that is dropped is read from the file again when
+    // it is next touched: the bytes behind every reference stay what they are.
+    let advised = unsafe {
+        map.unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len())
+    };
+    // It only saves memory.
+    drop(advised);
 }
 
 /// Reads and checks the header: the `safetensors` crate compares tensors and offsets with each
