@@ -162,7 +162,7 @@ fn xl_conditions_by_the_penultimate_states_side_by_side() {
                 1e-5,
             );
         }
-        let zeros = model.text.zeros().unwrap();
+        let zeros = model.text.zeros(1).unwrap();
         let encoded = model.text.encode(&vec![""; present.len()], None).unwrap();
         assert_eq!(zeros.hidden.dims(), encoded.hidden.dims());
         assert_eq!(

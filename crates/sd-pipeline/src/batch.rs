@@ -52,14 +52,15 @@ fn call(pipeline: &Pipeline, runs: &[&Run]) -> Result<Tensor> {
     let (mut pooled, mut time_ids, mut guidance_embeddings) = (vec![], vec![], vec![]);
     for run in runs {
         let input = run.unet_input()?;
-        for branch in run.conditions.branches() {
+        let conditions = run.conditions();
+        for branch in conditions.branches() {
             latents.push(input.clone());
             for _ in 0..run.job.num_images {
                 timesteps.push(run.timestep());
                 hidden.push(&branch.hidden);
                 pooled.extend(&branch.pooled);
                 time_ids.extend(&branch.time_ids);
-                guidance_embeddings.extend(&run.conditions.guidance_embedding);
+                guidance_embeddings.extend(&conditions.guidance_embedding);
             }
         }
     }

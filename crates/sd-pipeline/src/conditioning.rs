@@ -1,11 +1,24 @@
 //! What steers the UNet: the encoded prompts, and for XL the sizes the picture is said to have had.
 
+use std::collections::BTreeSet;
+
 use candle_core::{Device, Tensor};
 use sd_models::{Model, text::Conditioning};
 
-use crate::{Job, Result, error::Doing, guidance};
+use crate::{
+    Job, Result,
+    error::Doing,
+    guidance,
+    pass::Pass,
+    prompt,
+    text::{Encoder, Side, Texts},
+    timeline::Timeline,
+};
 
-/// The inputs of the UNet that stay the same during a run, for one picture.
+/// The inputs of the UNet beside latents and timestep, for one picture.
+///
+/// They stay the same during a run, but for prompts that change from step to step. Even then their shapes stay: all texts of
+/// a run are encoded to as many tokens as its longest.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Conditions {
@@ -36,40 +49,53 @@ pub struct Branch {
 }
 
 impl Conditions {
-    /// Encodes a job's prompts.
-    pub(crate) fn encode(model: &Model, job: &Job) -> Result<Self> {
+    /// Encodes a job's prompts for the steps of a run, which are counted through all its passes.
+    pub(crate) fn encode(model: &Model, job: &Job, passes: &[Pass]) -> Result<Timeline<Self>> {
         let _span = tracing::info_span!("encode_text").entered();
-        let text = &model.text;
-        let positive = text.encode(&prompts(&job.prompt, &job.prompt_2), Some(job.clip_skip))?;
-        let negative = match &job.negative_prompt {
-            _ if !is_guided(model, job) => None,
-            None => Some(text.zeros()?),
-            // diffusers leaves out no layers here.
-            Some(prompt) => Some(text.encode(&prompts(prompt, &job.negative_prompt_2), None)?),
-        };
-        let texts = [Some(&positive), negative.as_ref()].into_iter().flatten();
-        let truncated = texts.flat_map(|text| text.truncated.clone()).collect();
-        let guidance_embedding = guidance_embedding(model, job, positive.hidden.device())?;
-        let [ids, negative_ids] = time_ids(job);
-        Ok(Self {
-            positive: Branch::new(positive, ids)?,
-            negative: negative
-                .map(|text| Branch::new(text, negative_ids))
-                .transpose()?,
-            guidance_embedding,
-            truncated,
-        })
-    }
+        let steps: Vec<usize> = passes.iter().map(Pass::steps).collect();
+        let texts = |prompts: &[&str]| prompt::timeline(prompts, job.prompt_weighting, &steps);
+        let positive = texts(&prompts(&job.prompt, &job.prompt_2));
+        let negative = is_guided(model, job).then(|| match &job.negative_prompt {
+            Some(prompt) => texts(&prompts(prompt, &job.negative_prompt_2)),
+            None => texts(&[]),
+        });
+        let all = positive
+            .values()
+            .chain(negative.iter().flat_map(Timeline::values));
+        let encoder = Encoder::new(&model.text, job, all)?;
 
-    /// The same text, with the sizes of another job.
-    pub(crate) fn sized(&self, job: &Job) -> Result<Self> {
-        let mut sized = self.clone();
-        let [ids, negative_ids] = time_ids(job);
-        sized.positive.set_time_ids(ids)?;
-        if let Some(negative) = &mut sized.negative {
-            negative.set_time_ids(negative_ids)?;
+        let mut truncated = Vec::new();
+        let mut encode = |texts: &Texts, side| {
+            let text = encoder.encode(texts, side)?;
+            truncated.extend_from_slice(&text.truncated);
+            Ok(text)
+        };
+        let positive = positive.try_map(|texts| encode(texts, Side::Positive))?;
+        let negative = negative
+            .as_ref()
+            .map(|negative| negative.try_map(|texts| encode(texts, Side::Negative)))
+            .transpose()?;
+        let mut ids = Timeline::new(time_ids(job));
+        if let Some(second) = job.second_pass() {
+            ids.change(steps[0], time_ids(&second));
         }
-        Ok(sized)
+        let device = positive.at(0).hidden.device();
+        let guidance_embedding = guidance_embedding(model, job, device)?;
+
+        let changes = negative.iter().flat_map(Timeline::changes);
+        let changes = changes.chain(positive.changes()).chain(ids.changes());
+        Timeline::try_from_fn(changes.collect::<BTreeSet<_>>(), |step| {
+            let [positive_ids, negative_ids] = ids.at(step);
+            Ok(Self {
+                positive: Branch::new(positive.at(step), positive_ids)?,
+                negative: negative
+                    .as_ref()
+                    .map(|negative| Branch::new(negative.at(step), negative_ids))
+                    .transpose()?,
+                guidance_embedding: guidance_embedding.clone(),
+                truncated: truncated.clone(),
+            })
+        })
     }
 
     /// Where the model computes.
@@ -84,23 +110,17 @@ impl Conditions {
 }
 
 impl Branch {
-    fn new(text: Conditioning, time_ids: Vec<f32>) -> Result<Self> {
-        let mut branch = Self {
-            hidden: text.hidden,
-            pooled: text.pooled,
-            time_ids: None,
-        };
-        branch.set_time_ids(time_ids)?;
-        Ok(branch)
-    }
-
-    fn set_time_ids(&mut self, ids: Vec<f32>) -> Result<()> {
-        let count = ids.len();
-        self.time_ids = (count > 0)
-            .then(|| Tensor::from_vec(ids, (1, count), self.hidden.device()))
+    fn new(text: &Conditioning, time_ids: &[f32]) -> Result<Self> {
+        let count = time_ids.len();
+        let time_ids = (count > 0)
+            .then(|| Tensor::from_slice(time_ids, (1, count), text.hidden.device()))
             .transpose()
             .doing("placing the size conditioning")?;
-        Ok(())
+        Ok(Self {
+            hidden: text.hidden.clone(),
+            pooled: text.pooled.clone(),
+            time_ids,
+        })
     }
 }
 

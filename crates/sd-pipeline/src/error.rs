@@ -38,6 +38,18 @@ pub enum Error {
         #[source]
         source: sd_image::Error,
     },
+    /// The prompts of a run are too long, or change too often, to keep all encoded.
+    #[error(
+        "the prompts: {texts} texts of {windows} windows of 75 tokens each are too many, expected at most {limit} windows in all"
+    )]
+    PromptTooLong {
+        /// Different texts of the run's steps, as far as they were read.
+        texts: usize,
+        /// Windows of each.
+        windows: usize,
+        /// Most windows in all.
+        limit: usize,
+    },
     /// The model does something else than turning text into images.
     #[error("this model cannot turn text alone into images: {reason}")]
     NotTextToImage {

@@ -7,7 +7,7 @@ use crate::Run;
 /// The prediction `[n, c, h, w]` for a run's scheduler, from the UNet's output for the run's samples: `[2n, c, h, w]` with
 /// the negative prompt's first when the run is guided, otherwise already the prediction.
 pub(crate) fn guided(output: Tensor, run: &Run) -> Result<Tensor> {
-    if run.conditions.negative.is_none() {
+    if run.conditions().negative.is_none() {
         return Ok(output);
     }
     let job = &run.job;

@@ -16,7 +16,8 @@ use serde::Serialize;
 
 use self::task::{Task, unused};
 use crate::{
-    Error, Hires, MaskPolarity, Request, Result, SeedMode, pass::Pass, scheduler, source::Source,
+    Error, Hires, MaskPolarity, PromptWeighting, Request, Result, SeedMode, pass::Pass, scheduler,
+    source::Source,
 };
 
 /// Longest side of a picture, in pixels.
@@ -36,6 +37,7 @@ pub struct Job {
     pub negative_prompt: Option<String>,
     pub prompt_2: Option<String>,
     pub negative_prompt_2: Option<String>,
+    pub prompt_weighting: PromptWeighting,
     pub num_inference_steps: usize,
     pub guidance_scale: f64,
     pub guidance_rescale: f64,
@@ -132,6 +134,7 @@ impl Request {
             negative_prompt,
             prompt_2: second_prompt("prompt_2", &self.prompt_2, &self.prompt, model)?,
             negative_prompt_2,
+            prompt_weighting: self.prompt_weighting.unwrap_or_default(),
             num_inference_steps,
             guidance_scale: within(
                 "guidance_scale",

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Job, Pipeline, Result};
+use crate::{Job, Pipeline, PromptWeighting, Result};
 
 impl Pipeline {
     /// The text of picture `image`'s PNG chunk `parameters`, as the AUTOMATIC1111 web UI writes it and many tools read it.
@@ -42,6 +42,14 @@ impl Pipeline {
         if job.clip_skip > 0 {
             // Counted there from 1, the last layer.
             settings.push(("Clip skip", (job.clip_skip + 1).to_string()));
+        }
+        let prompts = [Some(&job.prompt), job.negative_prompt.as_ref()];
+        let has_brackets = |prompt: &String| prompt.contains(['(', '[']);
+        if job.prompt_weighting == PromptWeighting::Plain
+            && prompts.into_iter().flatten().any(has_brackets)
+        {
+            // There: brackets are text.
+            settings.push(("Emphasis", "None".into()));
         }
         settings.push((
             "Version",

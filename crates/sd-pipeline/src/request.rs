@@ -4,7 +4,7 @@ use sd_image::{Picture, ResizeMode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, PromptWeighting, Result};
 
 /// A request for pictures: of text alone, of a picture to change (`init_image`), or of a part of one to paint anew
 /// (`mask_image` too). `None` is the model's default for that task; field names, meanings and sizes (height first) are
@@ -20,7 +20,8 @@ use crate::{Error, Result};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// What to draw. Text beyond the encoder's length (75 tokens) is cut; [`Run::truncated`](crate::Run::truncated) tells.
+    /// What to draw. Text beyond the encoder's length (75 tokens) is cut, [`Run::truncated`](crate::Run::truncated) tells; with
+    /// a `prompt_weighting` nothing is cut.
     pub prompt: String,
     /// What to steer away from. `None` is the empty text, or no text at all for a model that says
     /// `force_zeros_for_empty_prompt`, as XL does.
@@ -30,6 +31,8 @@ pub struct Request {
     /// Negative prompt of the second text encoder. `None` or empty: `negative_prompt`. Without a `negative_prompt`, a
     /// model that says `force_zeros_for_empty_prompt` ignores it.
     pub negative_prompt_2: Option<String>,
+    /// How all prompts are read. `None`: [`PromptWeighting::Plain`].
+    pub prompt_weighting: Option<PromptWeighting>,
     /// Denoising steps, 1 to 1000.
     pub num_inference_steps: Option<usize>,
     /// Classifier-free guidance, 0 to 100. 1 and less turn it off, and with it the negative prompt.
@@ -52,7 +55,7 @@ pub struct Request {
     pub scheduler: Option<String>,
     /// Share of fresh noise in each step of DDIM, 0 to 1; schedulers without such a setting ignore it.
     pub eta: Option<f64>,
-    /// Last layers of the text encoder to leave out, for the positive prompt only.
+    /// Last layers of the text encoder to leave out: for the positive prompt only, with a `prompt_weighting` for both.
     pub clip_skip: Option<usize>,
     /// XL: (height, width) the training picture is said to have had. `None`: the picture's size.
     pub original_size: Option<(usize, usize)>,

@@ -18,6 +18,7 @@ use crate::{
     pass::Pass,
     snapshot,
     source::Source,
+    timeline::Timeline,
 };
 
 /// One generation, started by [`Pipeline::start`]. The caller owns the loop: drop a run to cancel it, look at
@@ -41,7 +42,8 @@ pub struct Run {
     pub(crate) job: Job,
     /// Weak, as a paused run is no reason to keep gigabytes of weights.
     pub(crate) model: Weak<Model>,
-    pub(crate) conditions: Conditions,
+    /// By steps of the run.
+    pub(crate) conditions: Timeline<Conditions>,
     /// One, or two with [`Job::hires`].
     pub(crate) passes: Vec<Pass>,
     /// Which pass the next call belongs to: the last one when there is none.
@@ -79,10 +81,11 @@ impl Run {
             let expected = "none: only a run started from latents goes on";
             return Err(wrong("denoising_start", share, expected));
         }
-        let conditions = Conditions::encode(&pipeline.model, &job)?;
         let passes = Pass::all(pipeline.config(), &job)?;
+        let conditions = Conditions::encode(&pipeline.model, &job, &passes)?;
+        let device = conditions.at(0).device();
         let mut noise = init::noise(&job);
-        let start = init::start(pipeline, &job, &passes[0], conditions.device(), &mut noise)?;
+        let start = init::start(pipeline, &job, &passes[0], device, &mut noise)?;
         Ok(Self::at_start(
             pipeline, job, conditions, passes, noise, start,
         ))
@@ -90,12 +93,12 @@ impl Run {
 
     /// Goes on with latents `[num_images, c, h, w]` at the scale diffusers shows.
     pub(crate) fn start_from(pipeline: &Pipeline, job: Job, latents: &Tensor) -> Result<Self> {
-        let conditions = Conditions::encode(&pipeline.model, &job)?;
         let passes = Pass::all(pipeline.config(), &job)?;
+        let conditions = Conditions::encode(&pipeline.model, &job, &passes)?;
         let noise = init::noise(&job);
         let scale = passes[0].plan().reference_scale(passes[0].first);
         let latents = latents
-            .to_device(conditions.device())
+            .to_device(conditions.at(0).device())
             .and_then(|latents| latents.to_dtype(DType::F32)? / scale)
             .doing("placing the latents")?;
         let start = Start {
@@ -110,7 +113,7 @@ impl Run {
     fn at_start(
         pipeline: &Pipeline,
         job: Job,
-        conditions: Conditions,
+        conditions: Timeline<Conditions>,
         passes: Vec<Pass>,
         noise: SeededNoise,
         start: Start,
@@ -149,14 +152,16 @@ impl Run {
         &self.job
     }
 
-    /// The encoded prompts and the rest of what steers the UNet.
+    /// The encoded prompts and the rest of what steers the UNet, in the next call; at the end of the run, those of the last.
     pub fn conditions(&self) -> &Conditions {
-        &self.conditions
+        let before = self.passes[..self.pass].iter().map(Pass::steps);
+        let here = self.passes[self.pass].steps_done(self.call);
+        self.conditions.at(before.sum::<usize>() + here)
     }
 
     /// The ends of prompts that the text encoders had no room for, decoded from their tokens.
     pub fn truncated(&self) -> &[String] {
-        &self.conditions.truncated
+        &self.conditions().truncated
     }
 
     /// Whether [`Pipeline::advance_many`] takes this run and another in one UNet call, as they are now.
@@ -245,12 +250,12 @@ impl Run {
 
     /// The encoded prompt, `[1, tokens, features]`.
     pub(crate) fn text(&self) -> &Tensor {
-        &self.conditions.positive.hidden
+        &self.conditions().positive.hidden
     }
 
     /// Samples of this run in a UNet call.
     pub(crate) fn samples(&self) -> usize {
-        self.conditions.branches().count() * self.job.num_images
+        self.conditions().branches().count() * self.job.num_images
     }
 
     /// The latents as the UNet sees them, with the channels of an inpainting model.
@@ -307,10 +312,8 @@ impl Run {
         } else if let (Some(second), Some(hires)) = (self.job.second_pass(), &self.job.hires) {
             let pass = &self.passes[self.pass + 1];
             let upscaler = hires.upscaler.unwrap_or_default();
-            let conditions = self.conditions.sized(&second)?;
             (latents, noise) = hires::start(pipeline, &second, upscaler, pass, &latents)?;
             (self.pass, self.call) = (self.pass + 1, pass.first);
-            self.conditions = conditions;
         }
         self.noise = noise;
         self.latents = latents;

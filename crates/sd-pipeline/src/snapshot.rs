@@ -100,13 +100,10 @@ pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
     let job = pipeline.resolve(&request)?;
     let mut passes = Pass::all(pipeline.config(), &job)?;
     let (pass, call) = position(&passes, call)?;
-    let mut conditions = Conditions::encode(&pipeline.model, &job)?;
-    let mut shape = pipeline.latent_shape(&job);
-    if let Some(second) = job.second_pass().filter(|_| pass > 0) {
-        conditions = conditions.sized(&second)?;
-        shape = pipeline.latent_shape(&second);
-    }
-    let device = conditions.device();
+    let conditions = Conditions::encode(&pipeline.model, &job, &passes)?;
+    let second = job.second_pass().filter(|_| pass > 0);
+    let shape = pipeline.latent_shape(second.as_ref().unwrap_or(&job));
+    let device = conditions.at(0).device();
     let tensor = |name: &str| tensor(&file, name, &shape, device);
     let latents = tensor(LATENTS)?;
     let mut tensors = BTreeMap::new();

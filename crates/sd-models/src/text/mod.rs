@@ -1,11 +1,16 @@
 //! Prompts to conditioning: tokenizer and CLIP, once or twice.
 
+mod chunk;
 mod clip;
 mod tokenizer;
+mod weighting;
 
 use candle_core::{D, DType, Device, Tensor};
+use chunk::Chunk;
+pub use chunk::Piece;
 pub use clip::{ClipOutput, ClipTextModel};
 pub use tokenizer::{Tokenizer, Tokens};
+pub use weighting::Weighting;
 
 use crate::{Component, Error, Result};
 
@@ -45,6 +50,14 @@ pub struct Conditioning {
     pub truncated: Vec<String>,
 }
 
+/// A prompt in windows, see [`TextEncoders::cut`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Windows {
+    weighting: Weighting,
+    /// Of each encoder.
+    chunks: Vec<Vec<Chunk>>,
+}
+
 impl TextEncoders {
     /// `encoders` has one or two elements whose outputs have the same number of rows.
     pub(crate) fn new(encoders: Vec<TextEncoder>, layer: OutputLayer, device: Device) -> Self {
@@ -71,32 +84,91 @@ impl TextEncoders {
     /// # Errors
     /// [`Error::Input`] for another number of prompts, or for a `clip_skip` that leaves no layer.
     pub fn encode(&self, prompts: &[&str], clip_skip: Option<usize>) -> Result<Conditioning> {
-        if prompts.len() != self.encoders.len() {
-            return Err(Error::Input {
-                component: Component::TextEncoder,
-                what: "the number of prompts",
-                found: prompts.len().to_string(),
-                expected: format!("{}, one an encoder", self.encoders.len()),
-            });
-        }
-        let mut hidden = Vec::new();
-        let mut pooled = None;
-        let mut truncated = Vec::new();
+        self.check_number(prompts.len())?;
+        let (mut outputs, mut truncated) = (Vec::new(), Vec::new());
         for (encoder, prompt) in self.encoders.iter().zip(prompts) {
             let tokens = encoder.tokenizer.encode(prompt)?;
-            let (rows, row) = encoder.encode(
-                &tokens.ids,
-                self.layer,
-                clip_skip.unwrap_or(0),
-                &self.device,
-            )?;
-            hidden.push(rows);
-            pooled = Some(row);
+            outputs.push(encoder.encode(&tokens.ids, self.output(clip_skip))?);
             truncated.extend(tokens.truncated.filter(|text| !truncated.contains(text)));
         }
+        self.side_by_side(outputs, truncated)
+    }
+
+    /// Cuts a prompt of any length into windows of as many tokens as the encoders take at once, 75 beside the start and end
+    /// tokens; `prompts` has the pieces of one text an encoder.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for another number of prompts, [`Error::Tokenizer`] as [`Tokenizer::encode`].
+    pub fn cut(&self, prompts: &[Vec<Piece>], weighting: Weighting) -> Result<Windows> {
+        self.check_number(prompts.len())?;
+        let chunks = self.encoders.iter().zip(prompts);
+        let chunks =
+            chunks.map(|(encoder, pieces)| Chunk::cut(&encoder.tokenizer, pieces, weighting));
+        Ok(Windows {
+            weighting,
+            chunks: chunks.collect::<Result<_>>()?,
+        })
+    }
+
+    /// Encodes `count` windows, each for itself and one after the other: empty ones after the prompt's own, which are
+    /// weighted. `clip_skip` and the layers are as for [`encode`](Self::encode), the pooled output is the first window's, and
+    /// nothing is truncated.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a `clip_skip` that leaves no layer, and for fewer windows than the prompt has.
+    pub fn encode_windows(
+        &self,
+        windows: &Windows,
+        count: usize,
+        clip_skip: Option<usize>,
+    ) -> Result<Conditioning> {
+        if count < windows.len() {
+            return Err(Error::Input {
+                component: Component::TextEncoder,
+                what: "the number of windows",
+                found: count.to_string(),
+                expected: format!("at least {}", windows.len()),
+            });
+        }
+        let encoders = self.encoders.iter().zip(&windows.chunks);
+        let outputs = encoders.map(|(encoder, chunks)| {
+            encoder.encode_windows(chunks, count, windows.weighting, self.output(clip_skip))
+        });
+        self.side_by_side(outputs.collect::<Result<_>>()?, Vec::new())
+    }
+
+    fn check_number(&self, prompts: usize) -> Result<()> {
+        if prompts == self.encoders.len() {
+            return Ok(());
+        }
+        Err(Error::Input {
+            component: Component::TextEncoder,
+            what: "the number of prompts",
+            found: prompts.to_string(),
+            expected: format!("{}, one an encoder", self.encoders.len()),
+        })
+    }
+
+    fn output(&self, clip_skip: Option<usize>) -> Output<'_> {
+        Output {
+            layer: self.layer,
+            skip: clip_skip.unwrap_or(0),
+            device: &self.device,
+        }
+    }
+
+    /// The encoders' outputs, joined.
+    fn side_by_side(
+        &self,
+        outputs: Vec<(Tensor, Tensor)>,
+        truncated: Vec<String>,
+    ) -> Result<Conditioning> {
+        let (hidden, mut pooled): (Vec<_>, Vec<_>) = outputs.into_iter().unzip();
         let hidden =
             Tensor::cat(&hidden, D::Minus1).map_err(Error::candle(Component::TextEncoder))?;
-        let pooled = pooled.filter(|_| self.layer == OutputLayer::Penultimate);
+        let pooled = pooled
+            .pop()
+            .filter(|_| self.layer == OutputLayer::Penultimate);
         Ok(Conditioning {
             hidden,
             pooled,
@@ -105,11 +177,12 @@ impl TextEncoders {
     }
 
     /// The zeros that XL takes in place of a negative prompt that was not given
-    /// (`force_zeros_for_empty_prompt`), in the shapes of [`encode`](Self::encode).
+    /// (`force_zeros_for_empty_prompt`), in the shapes of [`encode`](Self::encode) or, for more windows than one, of
+    /// [`encode_windows`](Self::encode_windows).
     ///
     /// # Errors
     /// The device fails.
-    pub fn zeros(&self) -> Result<Conditioning> {
+    pub fn zeros(&self, windows: usize) -> Result<Conditioning> {
         let zeros = |shape: &[usize]| {
             let zeros = Tensor::zeros(shape, DType::F32, &self.device);
             zeros.map_err(Error::candle(Component::TextEncoder))
@@ -127,23 +200,39 @@ impl TextEncoders {
             OutputLayer::Penultimate => Some(zeros(&[1, pooled])?),
         };
         Ok(Conditioning {
-            hidden: zeros(&[1, tokens, context])?,
+            hidden: zeros(&[1, windows * tokens, context])?,
             pooled,
             truncated: vec![],
         })
     }
 }
 
+/// The part of an encoder's output that is asked for.
+#[derive(Clone, Copy)]
+struct Output<'a> {
+    layer: OutputLayer,
+    /// Layers left out before it.
+    skip: usize,
+    device: &'a Device,
+}
+
+impl Windows {
+    /// How many windows the prompt fills: those of the encoder that needs more.
+    #[expect(clippy::len_without_is_empty, reason = "a prompt has at least one")]
+    pub fn len(&self) -> usize {
+        self.chunks.iter().map(Vec::len).max().unwrap_or(0)
+    }
+}
+
 impl TextEncoder {
     /// `[1, n, hidden]` and `[1, pooled]` of one text, f32.
     #[tracing::instrument(name = "text_encoder", level = "debug", skip_all, fields(component = %self.component))]
-    fn encode(
-        &self,
-        ids: &[u32],
-        layer: OutputLayer,
-        skip: usize,
-        device: &Device,
-    ) -> Result<(Tensor, Tensor)> {
+    fn encode(&self, ids: &[u32], output: Output<'_>) -> Result<(Tensor, Tensor)> {
+        let Output {
+            layer,
+            skip,
+            device,
+        } = output;
         let ids = Tensor::new(ids, device).and_then(|ids| ids.unsqueeze(0));
         let output = self
             .model
@@ -173,5 +262,31 @@ impl TextEncoder {
                 .map_err(Error::candle(self.component))
         };
         Ok((wide(hidden)?, wide(output.pooled)?))
+    }
+
+    /// `[1, count * n, hidden]` and the first window's `[1, pooled]`, f32.
+    fn encode_windows(
+        &self,
+        chunks: &[Chunk],
+        count: usize,
+        weighting: Weighting,
+        output: Output<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        let outputs = chunks.iter().map(|chunk| self.encode(&chunk.ids, output));
+        let (mut rows, mut pooled): (Vec<_>, Vec<_>) =
+            outputs.collect::<Result<Vec<_>>>()?.into_iter().unzip();
+        if chunks.len() < count || chunks.iter().any(Chunk::is_weighted) {
+            let (empty, _) = self.encode(&Chunk::new(&self.tokenizer, &[]).ids, output)?;
+            for (rows, chunk) in rows.iter_mut().zip(chunks) {
+                if chunk.is_weighted() {
+                    let weighted = weighting.apply(rows, &chunk.weights, &empty);
+                    *rows = weighted.map_err(Error::candle(self.component))?;
+                }
+            }
+            rows.resize(count, empty);
+        }
+        let hidden = Tensor::cat(&rows, 1).map_err(Error::candle(self.component))?;
+        // A prompt has at least one window.
+        Ok((hidden, pooled.swap_remove(0)))
     }
 }

@@ -94,20 +94,44 @@ impl Tokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the vocabulary lacks a symbol and has no unknown token.
     pub fn encode(&self, text: &str) -> Result<Tokens> {
-        let encoded = self.inner.encode(text, false);
-        let encoding = encoded.map_err(|error| Error::Tokenizer {
-            folder: self.folder.clone(),
-            reason: error.to_string(),
-        })?;
-        let room = self.max_length - 2;
-        let mut ids = Vec::with_capacity(self.max_length);
-        ids.push(self.start);
-        ids.extend(encoding.get_ids().iter().take(room));
-        ids.push(self.end);
-        ids.resize(self.max_length, self.pad);
-        let cut = encoding.get_offsets().get(room);
+        let encoding = self.encoding(text)?;
+        let ids = self.window(encoding.get_ids().iter().copied());
+        let cut = encoding.get_offsets().get(self.room());
         let truncated = cut.map(|&(start, _)| tail(text, start).trim().to_owned());
         Ok(Tokens { ids, truncated })
+    }
+
+    /// The ids of `text` alone, as many as there are.
+    pub(super) fn ids(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.encoding(text)?.get_ids().to_vec())
+    }
+
+    /// Start token, as many of `ids` as there is [`room`](Self::room) for, end token, padding.
+    pub(super) fn window(&self, ids: impl Iterator<Item = u32>) -> Vec<u32> {
+        let mut window = Vec::with_capacity(self.max_length);
+        window.push(self.start);
+        window.extend(ids.take(self.room()));
+        window.push(self.end);
+        window.resize(self.max_length, self.pad);
+        window
+    }
+
+    fn encoding(&self, text: &str) -> Result<tokenizers::Encoding> {
+        let encoding = self.inner.encode(text, false);
+        encoding.map_err(|error| Error::Tokenizer {
+            folder: self.folder.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// How many tokens of a text are encoded at once.
+    pub(super) fn room(&self) -> usize {
+        self.max_length - 2
+    }
+
+    /// The token of a comma, if there is one.
+    pub(super) fn comma(&self) -> Option<u32> {
+        self.inner.token_to_id(",</w>")
     }
 
     /// How many ids [`encode`](Self::encode) gives.
