@@ -22,6 +22,7 @@ FIXTURES = {
     "e2e": "e2e/",
     "images": "images/",
     "e2e_images": "e2e_images/",
+    "prompts": "prompts/",
 }
 
 

@@ -348,6 +348,7 @@ const FIELDS: &[&str] = &[
     "negative_prompt",
     "prompt_2",
     "negative_prompt_2",
+    "prompt_weighting",
     "num_inference_steps",
     "guidance_scale",
     "guidance_rescale",
