@@ -2,7 +2,8 @@
 
 use criterion::Criterion;
 use sd_bench::{Case, baseline_vae, input, weights};
-use sd_models::vae::AutoencoderKl;
+use sd_config::TinyVaeConfig;
+use sd_models::vae::{AutoencoderKl, TinyDecoder};
 
 pub(crate) fn decode(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("vae_decode");
@@ -20,6 +21,11 @@ pub(crate) fn decode(criterion: &mut Criterion) {
         });
         group.bench_function(format!("{name}-candle/{shape}"), |bencher| {
             let vae = baseline_vae(&config.vae).unwrap();
+            bencher.iter(|| vae.decode(&latents).unwrap());
+        });
+        // For previews: of TAESD's size whatever the model's is.
+        group.bench_function(format!("{name}-tiny/{shape}"), |bencher| {
+            let vae = TinyDecoder::new(weights(), &TinyVaeConfig::default()).unwrap();
             bencher.iter(|| vae.decode(&latents).unwrap());
         });
     }
