@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::{Job, Pipeline, PromptWeighting, Result};
+use crate::{Job, Pipeline, PromptWeighting, Result, Upscaler};
 
 impl Pipeline {
     /// The text of picture `image`'s PNG chunk `parameters`, as the AUTOMATIC1111 web UI writes it and many tools read it.
@@ -51,6 +51,9 @@ impl Pipeline {
             // There: brackets are text.
             settings.push(("Emphasis", "None".into()));
         }
+        settings.extend(of_pictures(job));
+        settings.extend(of_variation(job, image));
+        settings.extend(of_second_pass(job));
         settings.push((
             "Version",
             format!("sd-pipeline {}", env!("CARGO_PKG_VERSION")),
@@ -62,25 +65,13 @@ impl Pipeline {
         Ok(format!("{text}\n{}", settings.join(", ")))
     }
 
-    /// Everything needed to make picture `image` of a job again: `{"software", "version", "model", "image", "seed",
-    /// "variation_seed", "job"}`.
-    /// The job is a [`Request`](crate::Request) too, but for the pictures it was given, of which only `{"sha256"}` is there.
+    /// What is needed to make picture `image` of a job again: `{"software", "version", "model", "image", "seed",
+    /// "variation_seed", "job"}`. The job is a [`Request`](crate::Request) too, but for the pictures it was given: of these
+    /// it has the hash alone, `{"sha256"}`.
     ///
     /// # Errors
     /// As [`weights_sha256`](Self::weights_sha256).
     pub fn metadata(&self, job: &Job, image: usize) -> Result<Value> {
-        let mut job = job.clone();
-        let pictures = [
-            ("init_image", job.init_image.take()),
-            ("mask_image", job.mask_image.take()),
-        ];
-        let (seed, variation_seed) = (job.image_seed(image), job.image_variation_seed(image));
-        let mut job = json!(job);
-        for (field, picture) in pictures {
-            if let Some(picture) = picture {
-                job[field] = json!({"sha256": picture.sha256()});
-            }
-        }
         Ok(json!({
             "software": env!("CARGO_PKG_NAME"),
             "version": env!("CARGO_PKG_VERSION"),
@@ -90,11 +81,73 @@ impl Pipeline {
                 "sha256": self.weights_sha256()?,
             },
             "image": image,
-            "seed": seed,
-            "variation_seed": variation_seed,
-            "job": job,
+            "seed": job.image_seed(image),
+            "variation_seed": job.image_variation_seed(image),
+            "job": without_pictures(job),
         }))
     }
+}
+
+fn of_pictures(job: &Job) -> Vec<(&'static str, String)> {
+    let mut settings = vec![];
+    let hires = job.hires.as_ref().and_then(|hires| hires.strength);
+    if let Some(strength) = job.strength.or(hires) {
+        settings.push(("Denoising strength", strength.to_string()));
+    }
+    if let Some(blur) = job.mask_blur.filter(|blur| *blur > 0.0) {
+        settings.push(("Mask blur", blur.to_string()));
+    }
+    if let Some(padding) = job.padding_mask_crop {
+        settings.push(("Inpaint area", "Only masked".into()));
+        settings.push(("Masked area padding", padding.to_string()));
+    }
+    settings
+}
+
+fn of_variation(job: &Job, image: usize) -> Vec<(&'static str, String)> {
+    match (job.image_variation_seed(image), job.variation_strength) {
+        (Some(seed), Some(strength)) => vec![
+            ("Variation seed", seed.to_string()),
+            ("Variation seed strength", strength.to_string()),
+        ],
+        _ => vec![],
+    }
+}
+
+fn of_second_pass(job: &Job) -> Vec<(&'static str, String)> {
+    let (Some(second), Some(hires)) = (job.second_pass(), &job.hires) else {
+        return vec![];
+    };
+    let upscaler = match hires.upscaler.unwrap_or_default() {
+        Upscaler::LatentNearest => "Latent (nearest)",
+        Upscaler::LatentBilinear => "Latent",
+        Upscaler::LatentBicubic => "Latent (bicubic)",
+        Upscaler::Lanczos => "Lanczos",
+    };
+    vec![
+        (
+            "Hires resize",
+            format!("{}x{}", second.width, second.height),
+        ),
+        ("Hires steps", second.num_inference_steps.to_string()),
+        ("Hires upscaler", upscaler.into()),
+    ]
+}
+
+/// A job's JSON with hashes in place of pictures.
+fn without_pictures(job: &Job) -> Value {
+    let mut job = job.clone();
+    let pictures = [
+        ("init_image", job.init_image.take()),
+        ("mask_image", job.mask_image.take()),
+    ];
+    let mut job = json!(job);
+    for (field, picture) in pictures {
+        if let Some(picture) = picture {
+            job[field] = json!({"sha256": picture.sha256()});
+        }
+    }
+    job
 }
 
 /// The web UI quotes what would break its line of settings.

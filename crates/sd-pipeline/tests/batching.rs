@@ -2,8 +2,8 @@
 
 mod common;
 
-use common::{bits, pictures, pipeline, request};
-use sd_pipeline::{Error, Pipeline, Request, Run};
+use common::{bits, changing, inpainting, pictures, pipeline, request};
+use sd_pipeline::{Error, Hires, Pipeline, Progress, Request, Run};
 
 /// Runs that differ in everything that may: prompt, seed, steps, guidance, scheduler, number of pictures.
 fn different(xl: bool) -> Vec<Request> {
@@ -60,10 +60,10 @@ fn check(pipeline: &Pipeline, requests: &[Request]) {
             .advance_many(&mut runs.iter_mut().collect::<Vec<_>>())
             .unwrap();
         calls += 1;
-        for ((run, progress), done) in runs.iter().zip(progress).zip(done) {
+        for (progress, done) in progress.into_iter().zip(done) {
             assert_eq!(progress.is_none(), done);
             assert!(progress.is_none_or(|progress| progress.call == calls));
-            assert!(progress.is_none_or(|progress| progress.step <= run.job().num_inference_steps));
+            assert!(progress.is_none_or(|progress| progress.step <= progress.num_steps));
         }
     }
     for (request, together) in requests.iter().zip(&runs) {
@@ -101,6 +101,91 @@ fn different_runs_with_a_guidance_embedding_advance_together() {
         &pipeline("lcm"),
         &[request(8.5, 4), request(2.0, 3), request(0.0, 1)],
     );
+}
+
+/// Runs that start from noise, from a picture, and from a part of one.
+fn tasks() -> Vec<Request> {
+    vec![
+        Request {
+            width: Some(48),
+            height: Some(40),
+            ..request("a cat")
+        },
+        Request {
+            num_images: Some(2),
+            scheduler: Some("euler_a".into()),
+            ..changing("a dog")
+        },
+        inpainting("a hat"),
+        Request {
+            scheduler: Some("heun".into()),
+            strength: Some(0.3),
+            num_inference_steps: Some(8),
+            ..inpainting("a hat")
+        },
+    ]
+}
+
+#[test]
+fn different_tasks_advance_together() {
+    check(&pipeline("sd15"), &tasks());
+    check(&pipeline("sdxl"), &tasks());
+}
+
+#[test]
+fn runs_of_an_inpainting_model_advance_together() {
+    let crop = Request {
+        padding_mask_crop: Some(2),
+        width: Some(48),
+        height: Some(40),
+        guidance_scale: Some(1.0),
+        ..inpainting("a cat")
+    };
+    check(&pipeline("sd15-inpaint"), &[inpainting("a hat"), crop]);
+}
+
+#[test]
+fn a_second_pass_joins_runs_of_its_own_size() {
+    let pipeline = pipeline("sd15");
+    let small = Request {
+        width: Some(24),
+        height: Some(24),
+        num_inference_steps: Some(2),
+        scheduler: Some("euler".into()),
+        ..request("a cat")
+    };
+    let growing = Request {
+        hires: Some(Hires {
+            strength: Some(1.0),
+            ..Hires::default()
+        }),
+        ..small.clone()
+    };
+    let large = Request {
+        width: Some(48),
+        height: Some(48),
+        ..small.clone()
+    };
+    let start = |request| pipeline.start(request).unwrap();
+    let mut alone = start(&growing);
+    while alone.advance(&pipeline).unwrap().is_some() {}
+    let (mut small, mut growing, mut large) = (start(&small), start(&growing), start(&large));
+    let mut calls = vec![];
+    for _ in 0..2 {
+        assert!(small.joins(&growing) && !growing.joins(&large));
+        let progress = pipeline.advance_many(&mut [&mut small, &mut growing]);
+        calls.extend(progress.unwrap()[1]);
+    }
+    for _ in 0..2 {
+        assert!(growing.joins(&large) && !growing.joins(&small));
+        let progress = pipeline.advance_many(&mut [&mut growing, &mut large]);
+        calls.extend(progress.unwrap()[0]);
+    }
+    let counted = |progress: &Progress| (progress.call, progress.step, progress.num_steps);
+    let counted: Vec<_> = calls.iter().map(counted).collect();
+    assert_eq!(counted, [(1, 1, 4), (2, 2, 4), (3, 3, 4), (4, 4, 4)]);
+    assert!(calls.iter().all(|progress| progress.num_calls == 4));
+    assert_eq!(latents(&alone), latents(&growing));
 }
 
 #[test]

@@ -5,18 +5,14 @@ mod common;
 
 use std::{collections::HashMap, fs, path::Path};
 
-use common::{golden, pictures_agree, pipeline, relative_error};
-use sd_pipeline::{Device, Picture, Request, Run, Tensor};
+use common::{golden, picture, pictures_agree, pipeline, relative_error};
+use sd_pipeline::{Device, Request, Run, Tensor};
 use serde_json::Value;
 
 /// A run of a case: its model, and what is asked of it.
 struct Step {
     model: String,
     request: Request,
-}
-
-fn picture(name: &str) -> Picture {
-    Picture::from_bytes(fs::read(golden("e2e_images/pictures").join(name)).unwrap())
 }
 
 /// The runs of a case. The names of pictures stand for their bytes.

@@ -4,9 +4,9 @@ mod common;
 
 use std::{fs, sync::LazyLock};
 
-use common::{copy_model, finish, pipeline, request};
+use common::{changing, copy_model, finish, inpainting, picture, pipeline, request};
 use proptest::prelude::*;
-use sd_pipeline::{Error, ModelSource, Pipeline, Request, SeedMode};
+use sd_pipeline::{Error, Hires, ModelSource, Pipeline, Request, SeedMode, Upscaler};
 
 /// Every snapshot of a run, resumed, ends in the same pictures and the same last snapshot.
 fn check(pipeline: &Pipeline, request: &Request) {
@@ -81,6 +81,118 @@ fn a_run_of_xl_resumes_anywhere() {
             ..sizes
         },
     );
+}
+
+#[test]
+fn runs_that_start_from_a_picture_resume_anywhere() {
+    let pipeline = pipeline("sd15");
+    let base = Request {
+        scheduler: Some("euler_a".into()),
+        num_images: Some(2),
+        ..changing("a cat")
+    };
+    check(&pipeline, &base);
+    for seed_mode in [SeedMode::PerImage, SeedMode::Batch] {
+        let inpainting = Request {
+            mask_image: Some(picture("hole.png")),
+            mask_blur: Some(2.0),
+            overlay: Some(true),
+            seed_mode: Some(seed_mode),
+            ..base.clone()
+        };
+        check(&pipeline, &inpainting);
+    }
+    let second_order = Request {
+        scheduler: Some("heun".into()),
+        variation_seed: Some(3),
+        variation_strength: Some(0.4),
+        ..inpainting("a cat")
+    };
+    check(&pipeline, &second_order);
+}
+
+#[test]
+fn a_run_of_an_inpainting_model_resumes_anywhere() {
+    let request = Request {
+        padding_mask_crop: Some(3),
+        width: Some(40),
+        height: Some(32),
+        ..inpainting("a cat")
+    };
+    check(&pipeline("sd15-inpaint"), &request);
+}
+
+#[test]
+fn a_run_of_two_passes_resumes_in_both() {
+    for (model, upscaler) in [
+        ("sd15", Upscaler::Lanczos),
+        ("sdxl", Upscaler::LatentBicubic),
+    ] {
+        let request = Request {
+            scheduler: Some("euler_a".into()),
+            num_inference_steps: Some(3),
+            width: Some(24),
+            height: Some(32),
+            hires: Some(Hires {
+                upscaler: Some(upscaler),
+                ..Hires::default()
+            }),
+            ..request("a cat")
+        };
+        check(&pipeline(model), &request);
+    }
+}
+
+#[test]
+fn a_run_from_latents_resumes_without_them() {
+    let (base, refiner) = (pipeline("sdxl"), pipeline("sdxl-refiner"));
+    let mut first = base
+        .start(&Request {
+            denoising_end: Some(0.5),
+            ..request("a cat")
+        })
+        .unwrap();
+    finish(&mut first, &base);
+    let request = Request {
+        denoising_start: Some(0.5),
+        seed: Some(7),
+        num_inference_steps: Some(4),
+        ..Request::new("a cat")
+    };
+    let mut run = refiner
+        .start_from(&request, &first.latents().unwrap())
+        .unwrap();
+    let mut snapshots = vec![run.snapshot().unwrap()];
+    run.advance(&refiner).unwrap();
+    snapshots.push(run.snapshot().unwrap());
+    let expected = finish(&mut run, &refiner);
+    for snapshot in snapshots {
+        let mut resumed = refiner.resume(&snapshot).unwrap();
+        assert_eq!(finish(&mut resumed, &refiner), expected);
+    }
+}
+
+#[test]
+fn a_snapshot_needs_the_pictures_of_its_job() {
+    let pipeline = pipeline("sd15");
+    let run = pipeline.start(&inpainting("a cat")).unwrap();
+    let snapshot = run.snapshot().unwrap();
+    for (from, to, reason) in [
+        (
+            r#""mask_image":{"#,
+            r#""mask_imagf":{"#,
+            "there is no mask_image",
+        ),
+        (
+            r#""init_image":{"#,
+            r#""init_imagf":{"#,
+            "there is no init_image",
+        ),
+        (r#"\"call\":0"#, r#"\"call\":5"#, "at most 4"),
+    ] {
+        let error = pipeline.resume(&edited(&snapshot, from, to)).err().unwrap();
+        assert!(error.to_string().contains(reason), "{to}: {error}");
+    }
 }
 
 #[test]

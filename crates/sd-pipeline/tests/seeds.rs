@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{bits, pictures, pipeline, request};
+use common::{bits, changing, inpainting, pictures, pipeline, relative_error, request, values};
 use sd_pipeline::{Request, SeedMode};
 
 #[test]
@@ -32,6 +32,83 @@ fn each_picture_can_be_made_again_alone() {
         );
         assert_eq!(&alone[0], expected, "picture {image}");
     }
+}
+
+#[test]
+fn each_changed_picture_can_be_made_again_alone() {
+    let variation = Request {
+        variation_seed: Some(70),
+        variation_strength: Some(0.2),
+        ..changing("a cat")
+    };
+    for (model, base) in [
+        ("sd15", changing("a cat")),
+        ("sd15", inpainting("a cat")),
+        ("sd15-inpaint", inpainting("a cat")),
+        ("sd15", variation),
+    ] {
+        let pipeline = pipeline(model);
+        let base = Request {
+            scheduler: Some("euler_a".into()),
+            ..base
+        };
+        let two = pictures(
+            &pipeline,
+            &Request {
+                num_images: Some(2),
+                ..base.clone()
+            },
+        );
+        assert_ne!(two[0], two[1], "{model}");
+        let job = pipeline.resolve(&base).unwrap();
+        for (image, expected) in two.iter().enumerate() {
+            let alone = Request {
+                seed: Some(job.image_seed(image)),
+                variation_seed: job.image_variation_seed(image),
+                ..base.clone()
+            };
+            assert_eq!(
+                &pictures(&pipeline, &alone)[0],
+                expected,
+                "{model}, {image}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_variation_lies_between_two_seeds() {
+    let pipeline = pipeline("sd15");
+    let noise = |seed, variation: Option<(u64, f64)>| {
+        let request = Request {
+            seed: Some(seed),
+            variation_seed: variation.map(|(seed, _)| seed),
+            variation_strength: variation.map(|(_, strength)| strength),
+            ..request("a cat")
+        };
+        pipeline.start(&request).unwrap().latents().unwrap()
+    };
+    let (from, to) = (noise(7, None), noise(8, None));
+    assert_eq!(bits(&noise(7, Some((8, 0.0)))), bits(&from));
+    assert!(relative_error(&noise(7, Some((8, 1.0))), &to) < 1e-6);
+    // Towards itself there is nowhere to go.
+    assert!(relative_error(&noise(7, Some((7, 0.5))), &from) < 1e-6);
+    let distances: Vec<f64> = [0.2, 0.5, 0.8]
+        .map(|strength| relative_error(&noise(7, Some((8, strength))), &from))
+        .into();
+    assert!(
+        distances.is_sorted() && distances[0] > 0.05,
+        "{distances:?}"
+    );
+    // One latent is a row of parallel numbers.
+    let tiny = Request {
+        width: Some(8),
+        height: Some(8),
+        variation_strength: Some(0.5),
+        ..request("a cat")
+    };
+    let tiny = pipeline.start(&tiny).unwrap().latents().unwrap();
+    assert!(values(&tiny).iter().all(|value| value.is_finite()));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sd_pipeline::{ModelSource, Pipeline, Request, RgbImage, Run, Tensor, builtin_model};
+use sd_pipeline::{ModelSource, Picture, Pipeline, Request, RgbImage, Run, Tensor, builtin_model};
 
 pub(crate) fn golden(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -36,6 +36,12 @@ pub(crate) fn copy_model(family: &str, target: &Path) {
     }
 }
 
+/// A picture of the golden end-to-end cases: `photo.png` (48x40), `odd.png` (45x35), their masks `hole.png` and
+/// `odd-hole.png`, and `window.png`, the photo with a transparent hole.
+pub(crate) fn picture(name: &str) -> Picture {
+    Picture::from_bytes(std::fs::read(golden("e2e_images/pictures").join(name)).unwrap())
+}
+
 /// A small job for the tiny models.
 pub(crate) fn request(prompt: &str) -> Request {
     Request {
@@ -44,6 +50,25 @@ pub(crate) fn request(prompt: &str) -> Request {
         seed: Some(7),
         num_inference_steps: Some(4),
         ..Request::new(prompt)
+    }
+}
+
+/// Changes the photo.
+pub(crate) fn changing(prompt: &str) -> Request {
+    Request {
+        init_image: Some(picture("photo.png")),
+        strength: Some(0.6),
+        seed: Some(7),
+        num_inference_steps: Some(5),
+        ..Request::new(prompt)
+    }
+}
+
+/// Paints a part of the photo anew.
+pub(crate) fn inpainting(prompt: &str) -> Request {
+    Request {
+        mask_image: Some(picture("hole.png")),
+        ..changing(prompt)
     }
 }
 
