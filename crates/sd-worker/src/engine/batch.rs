@@ -54,16 +54,26 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> sd_pipeline::Result<T>) -> Resul
 
 fn failure(error: &Error) -> Outcome {
     let message = report(error);
-    let memory = ["out of memory", "OUT_OF_MEMORY"];
-    let code = match error {
-        _ if memory.iter().any(|words| message.contains(words)) => ErrorCode::OutOfMemory,
-        _ => ErrorCode::GenerationFailed,
-    };
-    failed(code, message)
+    tracing::warn!("a job failed: {message}");
+    // CUDA's and Metal's words for it; on the CPU the process ends.
+    if ["out of memory", "OUT_OF_MEMORY", "OutOfMemory"]
+        .iter()
+        .any(|words| message.contains(words))
+    {
+        return failed(ErrorCode::OutOfMemory, "the device has too little memory");
+    }
+    match error {
+        // They may name files of this machine.
+        Error::Model(_) => failed(
+            ErrorCode::GenerationFailed,
+            "the model failed; the log says why",
+        ),
+        _ => failed(ErrorCode::GenerationFailed, message),
+    }
 }
 
 /// The error and its causes.
-pub(super) fn report(error: &Error) -> String {
+fn report(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

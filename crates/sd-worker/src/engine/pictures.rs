@@ -24,7 +24,7 @@ pub(super) fn finished(pipeline: &Pipeline, run: &Run) -> Result<Vec<Picture>, O
             let png = encode(picture, &texts)?;
             let image = Image {
                 index,
-                sha256: hex(&Sha256::digest(&png)),
+                sha256: format!("{:x}", Sha256::digest(&png)),
                 width: picture.width(),
                 height: picture.height(),
                 seed: run.job().image_seed(index),
@@ -50,8 +50,4 @@ pub(super) fn preview(
 fn encode(picture: &RgbImage, texts: &[(&str, &str)]) -> Result<Vec<u8>, Outcome> {
     let encoded = png::encode(picture, texts);
     encoded.map_err(|error| failed(ErrorCode::Internal, error.to_string()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -48,7 +48,7 @@ pub(super) struct Board {
     reserved: usize,
     pub(super) closing: bool,
     /// Why nothing can be recorded, if so.
-    pub(super) store_trouble: Option<String>,
+    pub(super) store_trouble: Option<&'static str>,
     /// Why the first model is not there, if so.
     pub(super) model_trouble: Option<String>,
     /// By model: the SHA-256 of its weights while it is loaded.
@@ -216,6 +216,7 @@ impl Shared {
             return Ok(None);
         };
         metrics::ended(&job);
+        tracing::info!(job = %id, state = %job.state, steps = job.step, attempts = job.attempts, "job ended");
         let mut board = self.board();
         board.schedule.remove(id);
         if let Some(live) = board.live.remove(&id) {
@@ -295,7 +296,7 @@ impl Shared {
             true => Some("shutting down".to_owned()),
             false => board
                 .store_trouble
-                .clone()
+                .map(str::to_owned)
                 .or_else(|| board.model_trouble.clone()),
         };
         Readiness {

@@ -195,6 +195,7 @@ impl Worker {
             return;
         };
         let model = self.active[leader].model;
+        let _span = tracing::debug_span!("call", jobs = jobs.len(), leader = %leader).entered();
         self.mark(&jobs);
         let (results, took) = self.advance(&jobs, model);
         self.shared.board().called(jobs.len(), took);
@@ -364,12 +365,14 @@ impl Worker {
         let Some(pipeline) = self.models.get(active.model) else {
             return;
         };
+        let _span = tracing::info_span!("finish", job = %id).entered();
         let start = Instant::now();
         let outcome = match pictures::finished(pipeline, &active.run) {
             Ok(pictures) => Outcome::Completed(pictures),
             Err(outcome) => outcome,
         };
         metrics::stage("decode", start.elapsed());
+        metrics::memory();
         self.end(id, outcome);
     }
 
@@ -414,7 +417,11 @@ impl Worker {
     fn store_failed(&self, what: &str, error: &store::Error) {
         metrics::failed("storage");
         tracing::error!("cannot record {what}: {error}");
-        self.shared.board().store_trouble = Some(error.to_string());
+        let trouble = match error {
+            store::Error::Full => "the disk is full",
+            _ => "the job store fails; the log says why",
+        };
+        self.shared.board().store_trouble = Some(trouble);
     }
 }
 

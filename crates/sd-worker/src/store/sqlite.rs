@@ -20,6 +20,8 @@ use super::{Error, Result, schema};
 const FILE: &str = "jobs.db";
 /// The name of the file that keeps a second worker out.
 const LOCK: &str = "lock";
+/// What the write-ahead log shrinks to after a large transaction.
+const JOURNAL_BYTES: i64 = 64 << 20;
 /// Statements kept prepared per connection: there are fewer.
 const STATEMENTS: usize = 64;
 
@@ -47,6 +49,7 @@ impl SqliteStore {
             writer.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
             writer.pragma_update(None, "journal_mode", "WAL")?;
             writer.pragma_update(None, "synchronous", "FULL")?;
+            writer.pragma_update(None, "journal_size_limit", JOURNAL_BYTES)?;
             let later = schema::migrate(&mut writer)?;
             let reader = Connection::open(&path)?;
             for connection in [&writer, &reader] {

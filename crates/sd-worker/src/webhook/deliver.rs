@@ -88,9 +88,7 @@ fn sign(secret: &[u8], timestamp: &str, body: &[u8]) -> Option<String> {
     mac.update(timestamp.as_bytes());
     mac.update(b".");
     mac.update(body);
-    let digest = mac.finalize().into_bytes();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    Some(format!("sha256={hex}"))
+    Some(format!("sha256={:x}", mac.finalize().into_bytes()))
 }
 
 #[cfg(test)]

@@ -107,23 +107,29 @@ impl Client {
 
     /// Listens to the events of the job at `path`, after event `after`.
     pub(crate) fn listen(&self, path: &str, after: Option<&str>) -> Events {
+        self.try_listen(path, after).expect("no stream of events")
+    }
+
+    /// The same for a worker that may be gone at any moment: None if it does not answer.
+    pub(crate) fn try_listen(&self, path: &str, after: Option<&str>) -> Option<Events> {
         let client = match after {
             Some(after) => self.with("last-event-id", after),
             None => self.clone(),
         };
-        let mut stream = client.connect();
+        let mut stream = TcpStream::connect(&self.address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let head = client.head("GET", &format!("{path}/stream")) + "connection: close\r\n\r\n";
-        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(head.as_bytes()).ok()?;
         let mut reader = BufReader::new(stream);
-        let (status, headers) = read_head(&mut reader);
+        let (status, headers) = try_read_head(&mut reader)?;
         assert_eq!(status, 200, "{headers:?}");
         assert!(
             headers.contains(&("content-type".into(), "text/event-stream".into())),
             "{headers:?}"
         );
-        Events {
+        Some(Events {
             lines: Chunks { reader, left: 0 },
-        }
+        })
     }
 }
 
@@ -181,21 +187,25 @@ impl Reply {
 }
 
 fn read_head(reader: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
+    try_read_head(reader).expect("no answer")
+}
+
+/// Status and headers of an answer; None if it ends before they do.
+fn try_read_head(reader: &mut impl BufRead) -> Option<(u16, Vec<(String, String)>)> {
     let mut line = String::new();
-    reader.read_line(&mut line).unwrap();
-    let status = line
-        .split(' ')
-        .nth(1)
-        .unwrap_or_else(|| panic!("no status line: {line:?}"));
-    let status = status.parse().unwrap();
+    reader.read_line(&mut line).ok()?;
+    let status = line.split(' ').nth(1)?.parse().ok()?;
     let mut headers = vec![];
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
-        let Some((name, value)) = line.trim_end().split_once(':') else {
-            return (status, headers);
-        };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        reader.read_line(&mut line).ok()?;
+        match line.trim_end().split_once(':') {
+            Some((name, value)) => {
+                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            }
+            None if line.ends_with('\n') => return Some((status, headers)),
+            None => return None,
+        }
     }
 }
 

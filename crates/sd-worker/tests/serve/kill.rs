@@ -2,7 +2,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -61,7 +61,7 @@ fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
     let undisturbed: Vec<_> = (0..JOBS).map(|index| calm.submit(&job(index))).collect();
 
     let folder = tempfile::tempdir().unwrap();
-    let address = Arc::new(Mutex::new(None));
+    let (address, over) = (Arc::new(Mutex::new(None)), Arc::new(OnceLock::new()));
     let mut paths: Vec<String> = vec![];
     let mut listeners = vec![];
     let mut worker = Worker::start(folder.path(), &FLAGS);
@@ -75,7 +75,7 @@ fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
         };
         for _ in 0..due.min(JOBS - paths.len()) {
             let path = hand_in(&worker.client, paths.len());
-            listeners.push(listen(Arc::clone(&address), path.clone()));
+            listeners.push(listen(&address, &path, &over));
             paths.push(path);
         }
         if kill == KILLS {
@@ -95,18 +95,31 @@ fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
 
     for (index, path) in paths.iter().enumerate() {
         let (job, same) = (worker.finished(path), calm.finished(&undisturbed[index]));
-        assert_eq!(job["status"], "completed", "job {index}: {job}\n{}", worker.log());
+        assert_eq!(
+            job["status"],
+            "completed",
+            "job {index}: {job}\n{}",
+            worker.log()
+        );
         let images = job["images"].as_array().unwrap();
         assert_eq!(images.len(), pictures(index));
         for (number, image) in images.iter().enumerate() {
-            assert_eq!(image["sha256"], same["images"][number]["sha256"], "job {index}");
+            assert_eq!(
+                image["sha256"], same["images"][number]["sha256"],
+                "job {index}"
+            );
             let [found, expected] = [(&worker, path), (&calm, &undisturbed[index])]
                 .map(|(worker, path)| worker.client.get(&format!("{path}/images/{number}")).body);
             assert_eq!(pixels(&found), pixels(&expected), "job {index}");
             assert!(found == expected, "job {index}: same pixels, other bytes");
         }
     }
-    assert_eq!(list(&worker.client, "completed").len(), JOBS, "jobs were repeated");
+    assert_eq!(
+        list(&worker.client, "completed").len(),
+        JOBS,
+        "jobs were repeated"
+    );
+    over.set(Instant::now()).unwrap();
     for (index, listener) in listeners.into_iter().enumerate() {
         let events = listener.join().unwrap();
         let steps = |event: &Event| match event.name.as_str() {
@@ -115,8 +128,16 @@ fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
         };
         let seen: Vec<_> = events.iter().filter_map(steps).collect();
         let total = job(index)["steps"].as_u64().unwrap();
-        assert_eq!(seen, (1..=total).collect::<Vec<_>>(), "job {index}");
-        let ends = events.iter().filter(|event| event.name == "complete").count();
+        let last = events.last();
+        assert_eq!(
+            seen,
+            (1..=total).collect::<Vec<_>>(),
+            "job {index}: {last:?}"
+        );
+        let ends = events
+            .iter()
+            .filter(|event| event.name == "complete")
+            .count();
         assert_eq!(ends, 1, "job {index}");
     }
 }
@@ -133,17 +154,24 @@ fn hand_in(client: &Client, index: usize) -> String {
     format!("/v1/jobs/{}", ids[0])
 }
 
-/// Listens to a job until its end, however often the worker goes away.
-fn listen(address: Arc<Mutex<Option<Client>>>, path: String) -> JoinHandle<Vec<Event>> {
+/// Listens to a job until its end, however often the worker goes away, or until all jobs have long been over.
+fn listen(
+    address: &Arc<Mutex<Option<Client>>>,
+    path: &str,
+    over: &Arc<OnceLock<Instant>>,
+) -> JoinHandle<Vec<Event>> {
+    let (address, path, over) = (Arc::clone(address), path.to_owned(), Arc::clone(over));
     thread::spawn(move || {
-        let start = Instant::now();
         let mut seen: Vec<Event> = vec![];
-        while start.elapsed() < PATIENCE * 4 {
+        while over.get().is_none_or(|over| over.elapsed() < PATIENCE) {
             let last = seen.last().map(|event| event.id.clone());
             let client = address.lock().unwrap().clone();
             let events = client.and_then(|client| client.try_listen(&path, last.as_deref()));
             seen.extend(events.into_iter().flatten());
-            if seen.last().is_some_and(|event| ["complete", "error"].contains(&event.name.as_str())) {
+            if seen
+                .last()
+                .is_some_and(|event| ["complete", "error"].contains(&event.name.as_str()))
+            {
                 break;
             }
             thread::sleep(Duration::from_millis(20));
@@ -157,7 +185,9 @@ fn wait_for_steps(worker: &Worker, steps: u64) {
     let start = Instant::now();
     loop {
         let text = worker.client.get("/metrics").text();
-        let made = text.lines().find_map(|line| line.strip_prefix("sd_steps_total "));
+        let made = text
+            .lines()
+            .find_map(|line| line.strip_prefix("sd_steps_total "));
         if made.is_some_and(|made| made.parse::<f64>().unwrap() >= steps as f64) {
             return;
         }
@@ -167,7 +197,9 @@ fn wait_for_steps(worker: &Worker, steps: u64) {
 }
 
 fn list(client: &Client, state: &str) -> Vec<Value> {
-    let page = client.get(&format!("/v1/jobs?state={state}&limit=100")).json();
+    let page = client
+        .get(&format!("/v1/jobs?state={state}&limit=100"))
+        .json();
     page["jobs"].as_array().unwrap().clone()
 }
 

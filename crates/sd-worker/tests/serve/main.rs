@@ -6,6 +6,7 @@ mod client;
 mod documents;
 mod images;
 mod jobs;
+mod kill;
 mod process;
 mod stream;
 mod worker;

@@ -95,13 +95,10 @@ impl Worker {
     fn load(&mut self, model: usize) -> Result<(), Outcome> {
         if self.models.get(model).is_none() {
             let loaded = guarded(|| self.models.load(model));
-            loaded.map_err(|outcome| match outcome {
-                Outcome::Failed(error) => {
-                    tracing::error!(model = self.models.name(model), "{error}");
-                    let message = format!("the model cannot be loaded: {error}");
-                    failed(ErrorCode::ModelUnavailable, message)
-                }
-                other => other,
+            loaded.map_err(|_| {
+                let name = self.models.name(model);
+                let message = format!("model {name} cannot be loaded; the log says why");
+                failed(ErrorCode::ModelUnavailable, message)
             })?;
         }
         while let Some(surplus) = self.models.surplus(model) {
