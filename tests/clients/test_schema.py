@@ -21,7 +21,7 @@ def test_every_answer_is_described():
         command += [worker.url + "/openapi.json", "-H", f"Authorization: Bearer {KEY}", "-c", "all"]
         command += ["--phases", "examples,coverage,fuzzing,stateful", "--max-time", str(SECONDS), "--rate-limit", "auto"]
         command += ["--request-timeout", "60", "--seed", "42"]
-        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=SECONDS + 300)
+        done = subprocess.run(command, cwd=worker.log.parent, capture_output=True, text=True, timeout=SECONDS + 300)
         assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
         print(done.stdout[-2000:])
         assert requests.get(worker.url + "/health", timeout=5).ok

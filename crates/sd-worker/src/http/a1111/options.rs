@@ -1,11 +1,16 @@
 //! The web UI's options, as far as this worker has them.
 
+use axum::{Extension, Json, extract::State};
 use serde_json::{Map, Value, json};
 
-use super::request::{shown, unsupported};
+use super::{
+    error::Refusals,
+    request::{shown, unsupported},
+    session::Sessions,
+};
 use crate::{
     engine::ModelInfo,
-    http::{ApiError, Result},
+    http::{ApiError, AppState, Client, ErrorBody, JsonObject, Result},
 };
 
 /// Digits of a model's short hash.
@@ -154,6 +159,48 @@ pub(super) fn model_name(field: &str, text: &str, models: &[ModelInfo]) -> Resul
                 ),
             )
         })
+}
+
+/// The client's options
+#[utoipa::path(
+    get, path = "/sdapi/v1/options", tag = "a1111",
+    responses(
+        (status = 200, description = "Options by name", body = Value),
+        (status = 401, description = "No or a wrong key", body = ErrorBody),
+    ),
+)]
+pub(super) async fn get_options(
+    State(state): State<AppState>,
+    Extension(client): Extension<Client>,
+    Extension(sessions): Extension<Sessions>,
+) -> Json<Value> {
+    Json(sessions.options(&client).show(&state.engine.models()))
+}
+
+/// Sets options for the client's later requests
+///
+/// `sd_model_checkpoint` and `CLIP_stop_at_last_layers`. They last until the worker ends.
+#[utoipa::path(
+    post, path = "/sdapi/v1/options", tag = "a1111", request_body = Object,
+    responses(
+        (status = 200, description = "Done", body = Value),
+        Refusals,
+    ),
+)]
+pub(super) async fn set_options(
+    State(state): State<AppState>,
+    Extension(client): Extension<Client>,
+    Extension(sessions): Extension<Sessions>,
+    JsonObject { fields, .. }: JsonObject,
+) -> Result<Json<Value>> {
+    let options = Overrides::read("", Some(&fields))?;
+    let model = options
+        .model
+        .as_deref()
+        .map(|title| model_name("sd_model_checkpoint", title, &state.engine.models()))
+        .transpose()?;
+    sessions.set(&client, Overrides { model, ..options });
+    Ok(Json(Value::Null))
 }
 
 #[cfg(test)]

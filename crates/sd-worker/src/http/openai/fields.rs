@@ -4,7 +4,7 @@ use sd_pipeline::{MaskPolarity, Picture, Request};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::{ApiError, Result, lax, routes::images::Format};
+use crate::http::{ApiError, Result, routes::images::Format};
 
 /// Most pictures of one request, as in OpenAI's API.
 const MAX_PICTURES: i64 = 10;
@@ -15,13 +15,13 @@ const MAX_PARTIAL_IMAGES: i64 = 3;
 /// refused by name.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
+#[schema(as = OpenAiRequest)]
 pub(super) struct Fields {
     /// What to draw. Required but for variations.
     pub prompt: Option<String>,
     /// One of `GET /v1/models`. Default: the worker's default model.
     pub model: Option<String>,
     /// Pictures to make.
-    #[serde(deserialize_with = "lax::integer")]
     #[schema(minimum = 1, maximum = 10)]
     pub n: Option<i64>,
     /// `WIDTHxHEIGHT` in pixels, multiples of 8; `auto` is the model's own size, or that of the picture to edit.
@@ -32,35 +32,29 @@ pub(super) struct Fields {
     /// Default: PNG, which keeps the description of how the picture was made.
     pub output_format: Option<OutputFormat>,
     /// Quality of JPEG in per cent. WebP and PNG are without loss.
-    #[serde(deserialize_with = "lax::integer")]
     #[schema(minimum = 0, maximum = 100)]
     pub output_compression: Option<i64>,
     /// Server-sent events instead of one reply.
-    #[serde(deserialize_with = "lax::boolean")]
     pub stream: Option<bool>,
     /// With `stream`: previews of the first picture, spread over the steps.
-    #[serde(deserialize_with = "lax::integer")]
     #[schema(minimum = 0, maximum = 3)]
     pub partial_images: Option<i64>,
 
     /// What to steer away from.
     pub negative_prompt: Option<String>,
     /// Denoising steps. Default: the model's. Also called `steps`.
-    #[serde(alias = "steps", deserialize_with = "lax::integer")]
+    #[serde(alias = "steps")]
     #[schema(minimum = 1, maximum = 1000)]
     pub num_inference_steps: Option<i64>,
     /// How closely to follow the prompt; 1 and less turn guidance off. Default: the model's.
-    #[serde(deserialize_with = "lax::number")]
     #[schema(minimum = 0, maximum = 100)]
     pub guidance_scale: Option<f64>,
     /// Start of the noise; picture i is drawn from `seed + i`. Default: drawn.
-    #[serde(deserialize_with = "lax::integer")]
     #[schema(minimum = 0)]
     pub seed: Option<i64>,
     /// One of `GET /v1/schedulers`, by any of its names. Default: the model's.
     pub scheduler: Option<String>,
     /// Edits and variations: how much of the picture is noised away.
-    #[serde(deserialize_with = "lax::number")]
     #[schema(minimum = 0, maximum = 1)]
     pub strength: Option<f64>,
 
@@ -376,7 +370,7 @@ mod tests {
     fn every_field_of_a_generation_reaches_the_request() {
         let asked = fields(json!({
             "prompt": "a red circle", "model": "builtin", "n": 3, "size": "96x64", "negative_prompt": "blue",
-            "steps": "7", "guidance_scale": 4, "seed": 42, "scheduler": "euler_a", "user": "me", "style": null,
+            "steps": 7, "guidance_scale": 4, "seed": 42, "scheduler": "euler_a", "user": "me", "style": null,
             "output_format": "jpeg", "output_compression": 80, "stream": true, "partial_images": 2,
         }))
         .generation()

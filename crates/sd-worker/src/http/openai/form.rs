@@ -4,36 +4,74 @@ use axum::extract::{Multipart, multipart::MultipartError};
 use sd_image::Limits;
 use sd_pipeline::Picture;
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        KnownFormat, RefOr, SchemaFormat,
+        schema::{ObjectBuilder, Schema, Type},
+    },
+};
 
 use super::fields::{Fields, Source, unsupported};
 use crate::http::{ApiError, Result, attached::read_fields};
 
+/// Fields that are no text; in a form everything is.
+const NUMBERS: [&str; 8] = [
+    "n",
+    "output_compression",
+    "partial_images",
+    "num_inference_steps",
+    "steps",
+    "guidance_scale",
+    "seed",
+    "strength",
+];
+
 /// The form of an edit: a picture, perhaps a mask, and the fields.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes a form for the documentation")]
-pub(super) struct EditForm {
-    /// The picture to change: PNG, JPEG or WebP. Without a mask its own transparent part, if it has one, is redrawn.
-    #[schema(value_type = String, format = Binary)]
-    image: Vec<u8>,
-    /// Of the same size as the picture: what is transparent is redrawn.
-    #[schema(value_type = Option<String>, format = Binary)]
-    mask: Option<Vec<u8>>,
-    #[schema(inline)]
-    #[serde(flatten)]
-    fields: Fields,
-}
+pub(super) struct EditForm;
 
 /// The form of a variation: a picture, and the fields.
-#[derive(ToSchema)]
-#[expect(dead_code, reason = "describes a form for the documentation")]
-pub(super) struct VariationForm {
-    /// The picture to vary: PNG, JPEG or WebP.
-    #[schema(value_type = String, format = Binary)]
-    image: Vec<u8>,
-    #[schema(inline)]
-    #[serde(flatten)]
-    fields: Fields,
+pub(super) struct VariationForm;
+
+impl ToSchema for EditForm {}
+impl ToSchema for VariationForm {}
+
+impl PartialSchema for EditForm {
+    fn schema() -> RefOr<Schema> {
+        form()
+            .property(
+                "image",
+                file("The picture to change: PNG, JPEG or WebP. Without a mask, its transparent part is redrawn if it has one."),
+            )
+            .property("mask", file("Of the picture's size: what is transparent is redrawn."))
+            .required("image")
+            .required("prompt")
+            .into()
+    }
+}
+
+impl PartialSchema for VariationForm {
+    fn schema() -> RefOr<Schema> {
+        form()
+            .property("image", file("The picture to vary: PNG, JPEG or WebP."))
+            .required("image")
+            .into()
+    }
+}
+
+/// The fields that every form has.
+fn form() -> ObjectBuilder {
+    match Fields::schema() {
+        RefOr::T(Schema::Object(fields)) => fields.into(),
+        _ => ObjectBuilder::new(),
+    }
+}
+
+fn file(description: &str) -> ObjectBuilder {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Binary)))
+        .description(Some(description))
 }
 
 /// The parts of a form.
@@ -57,12 +95,10 @@ impl Form {
             let taken = match name.as_str() {
                 "image" | "image[]" => image.replace(picture(part).await?).is_some(),
                 "mask" => mask.replace(picture(part).await?).is_some(),
-                _ => texts
-                    .insert(
-                        name.clone(),
-                        Value::String(part.text().await.map_err(broken)?),
-                    )
-                    .is_some(),
+                _ => {
+                    let text = part.text().await.map_err(broken)?;
+                    texts.insert(name.clone(), value(&name, text)).is_some()
+                }
             };
             if taken {
                 let name = name.trim_end_matches("[]");
@@ -117,6 +153,18 @@ impl Form {
     }
 }
 
+/// The value of a text part: a number or a boolean where one belongs there and can be read, otherwise the text.
+fn value(name: &str, text: String) -> Value {
+    let parsed = if NUMBERS.contains(&name) {
+        text.parse().ok().map(Value::Number)
+    } else if name == "stream" {
+        text.parse().ok().map(Value::Bool)
+    } else {
+        None
+    };
+    parsed.unwrap_or(Value::String(text))
+}
+
 async fn picture(part: axum::extract::multipart::Field<'_>) -> Result<Picture> {
     let bytes = part.bytes().await.map_err(broken)?;
     Ok(Picture::from_bytes(bytes.to_vec()))
@@ -124,4 +172,25 @@ async fn picture(part: axum::extract::multipart::Field<'_>) -> Result<Picture> {
 
 fn broken(error: MultipartError) -> ApiError {
     ApiError::new(error.status(), "invalid_form", error.body_text())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_and_booleans_of_a_form_are_no_text() {
+        for (name, text, expected) in [
+            ("n", "2", json!(2)),
+            ("guidance_scale", "4.5", json!(4.5)),
+            ("stream", "true", json!(true)),
+            ("prompt", "2", json!("2")),
+            ("n", "two", json!("two")),
+            ("stream", "yes", json!("yes")),
+        ] {
+            assert_eq!(value(name, text.into()), expected, "{name} {text}");
+        }
+    }
 }

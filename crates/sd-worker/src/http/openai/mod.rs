@@ -18,15 +18,16 @@ use axum::{
 };
 use sd_pipeline::Request;
 use serde_json::{Map, Value};
+use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
     fields::{Asked, Fields},
     form::{EditForm, Form, VariationForm},
-    reply::{ImageEvent, ImagesResponse},
+    reply::ImagesResponse,
 };
 use super::{
-    ApiError, AppState, Client, ErrorBody, Json, Result,
+    ApiError, AppState, Client, ErrorBody, EventFrame, JsonObject, Result,
     attached::{Attached, read_fields, rename_param},
     routes::jobs::{default_model, idempotency},
 };
@@ -52,6 +53,42 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .layer(map_response(as_bad_request))
 }
 
+/// What any of the endpoints may refuse with.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses for the documentation")]
+enum Refusals {
+    /// A field is missing, unknown, unsupported or wrong
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// No or a wrong key
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// There is no such model
+    #[response(status = 404)]
+    NoModel(ErrorBody),
+    /// The body came too slowly
+    #[response(status = 408)]
+    TooSlow(ErrorBody),
+    /// The idempotency key was used for another request, or the job was cancelled
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The body is too long
+    #[response(status = 413)]
+    TooLong(ErrorBody),
+    /// The body is of another type
+    #[response(status = 415)]
+    OtherType(ErrorBody),
+    /// The queue is full
+    #[response(status = 429)]
+    QueueFull(ErrorBody),
+    /// The job failed
+    #[response(status = 500)]
+    Failed(ErrorBody),
+    /// The worker is ending, or out of memory or space
+    #[response(status = 503)]
+    Unavailable(ErrorBody),
+}
+
 /// The request in the fields of a generation.
 ///
 /// # Errors
@@ -68,20 +105,18 @@ pub(super) fn read_generation(fields: Map<String, Value>) -> Result<Request> {
     post, path = "/v1/images/generations", tag = "openai", request_body = Fields,
     responses(
         (status = 200, description = "The pictures", content(
-            (ImagesResponse = "application/json"), (ImageEvent = "text/event-stream"),
+            (ImagesResponse = "application/json"), (EventFrame = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing, unknown, unsupported or wrong", body = ErrorBody),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
-        (status = 404, description = "There is no such model", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
+        Refusals,
     ),
 )]
 async fn generations(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
-    Json(fields): Json<Fields>,
+    JsonObject { fields, .. }: JsonObject,
 ) -> Result<Response> {
+    let fields: Fields = read_fields(fields)?;
     answer(
         state,
         client,
@@ -101,12 +136,9 @@ async fn generations(
     request_body(content = EditForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, description = "The pictures", content(
-            (ImagesResponse = "application/json"), (ImageEvent = "text/event-stream"),
+            (ImagesResponse = "application/json"), (EventFrame = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing, unknown, unsupported or wrong", body = ErrorBody),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
-        (status = 404, description = "There is no such model", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
+        Refusals,
     ),
 )]
 async fn edits(
@@ -132,12 +164,9 @@ async fn edits(
     request_body(content = VariationForm, content_type = "multipart/form-data"),
     responses(
         (status = 200, description = "The pictures", content(
-            (ImagesResponse = "application/json"), (ImageEvent = "text/event-stream"),
+            (ImagesResponse = "application/json"), (EventFrame = "text/event-stream"),
         )),
-        (status = 400, description = "A field is missing, unknown, unsupported or wrong", body = ErrorBody),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
-        (status = 404, description = "There is no such model", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody),
+        Refusals,
     ),
 )]
 async fn variations(

@@ -48,6 +48,7 @@ pub(super) struct ImagesResponse {
 
 /// A picture of an [`ImagesResponse`].
 #[derive(Serialize, ToSchema)]
+#[schema(as = OpenAiImage)]
 pub(super) struct Image {
     /// The picture's file.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::jobs::{Image, Progress, find, images};
 use crate::{
-    http::{ApiError, AppState, Client, ErrorBody, Path, Result},
+    http::{ApiError, AppState, Client, ErrorBody, EventFrame, Path, Result},
     jobs::{Event, EventId, Job},
 };
 
@@ -36,7 +36,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(15);
         ("Last-Event-ID" = Option<String>, Header, pattern = "^[0-9]{1,18}$", description = "The last event that was seen."),
     ),
     responses(
-        (status = 200, description = "Server-sent events", body = String, content_type = "text/event-stream"),
+        (status = 200, description = "Server-sent events", body = EventFrame, content_type = "text/event-stream"),
         (status = 204, description = "There is nothing after that event: do not reconnect"),
         (status = 401, description = "No or a wrong key", body = ErrorBody),
         (status = 404, description = "You have no such job (any more)", body = ErrorBody),

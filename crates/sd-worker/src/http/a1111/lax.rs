@@ -1,8 +1,12 @@
-//! Values as foreign clients write them: `null` for nothing, numbers and booleans as text (forms have nothing else),
-//! whole numbers with a fraction of zero.
+//! Values as the web UI's clients write them: numbers and booleans may be text, whole numbers may have a fraction of zero,
+//! and `null` is nothing.
 
 use serde::{Deserialize, Deserializer, de::Error};
-use serde_json::Value;
+use serde_json::{Value, json};
+use utoipa::openapi::{
+    RefOr,
+    schema::{ObjectBuilder, Schema, SchemaType, Type},
+};
 
 /// Longest part of a wrong value that an error repeats, in characters.
 const MAX_SHOWN: usize = 40;
@@ -13,39 +17,84 @@ pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>,
         Value::Number(number) => number
             .as_i64()
             .or_else(|| number.as_f64().and_then(without_fraction)),
-        Value::String(text) => text.trim().parse().ok(),
+        Value::String(text) => text.parse().ok(),
         _ => None,
     })
 }
 
 /// A finite number.
 pub(super) fn number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<f64>, D::Error> {
+    let parse = |value: &Value| match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
     read(from, "a number", |value| {
-        match value {
-            Value::Number(number) => number.as_f64(),
-            Value::String(text) => text.trim().parse().ok(),
-            _ => None,
-        }
-        .filter(|number: &f64| number.is_finite())
+        parse(value).filter(|number| number.is_finite())
     })
 }
 
 /// A boolean; also 0 and 1.
 pub(super) fn boolean<'de, D: Deserializer<'de>>(from: D) -> Result<Option<bool>, D::Error> {
-    read(from, "true or false", |value| match value {
-        Value::Bool(flag) => Some(*flag),
-        Value::Number(number) => match number.as_i64() {
-            Some(0) => Some(false),
-            Some(1) => Some(true),
-            _ => None,
-        },
-        Value::String(text) => match text.trim().to_ascii_lowercase().as_str() {
-            "false" | "0" => Some(false),
-            "true" | "1" => Some(true),
-            _ => None,
-        },
-        _ => None,
+    read(from, "true or false", |value| {
+        let [no, yes] = BOOLEANS;
+        [(no, false), (yes, true)]
+            .into_iter()
+            .find(|(spellings, _)| spellings().contains(value))
+            .map(|(_, meaning)| meaning)
     })
+}
+
+/// The spellings of false and of true.
+const BOOLEANS: [fn() -> [Value; 5]; 2] = [
+    || {
+        [
+            json!(false),
+            json!(0),
+            json!("0"),
+            json!("false"),
+            json!("False"),
+        ]
+    },
+    || {
+        [
+            json!(true),
+            json!(1),
+            json!("1"),
+            json!("true"),
+            json!("True"),
+        ]
+    },
+];
+
+/// What [`integer`] reads.
+pub(super) fn integer_schema() -> RefOr<Schema> {
+    text_or(Type::Integer, "^[+-]?[0-9]{1,18}$")
+}
+
+/// What [`number`] reads.
+pub(super) fn number_schema() -> RefOr<Schema> {
+    text_or(
+        Type::Number,
+        r"^[+-]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,2})?$",
+    )
+}
+
+/// What [`boolean`] reads.
+pub(super) fn boolean_schema() -> RefOr<Schema> {
+    let spellings = BOOLEANS.into_iter().flat_map(|spellings| spellings());
+    ObjectBuilder::new()
+        .schema_type(SchemaType::AnyValue)
+        .enum_values(Some(spellings.chain([Value::Null])))
+        .into()
+}
+
+/// A number, a text of this pattern, or null.
+fn text_or(number: Type, pattern: &str) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(SchemaType::Array(vec![number, Type::String, Type::Null]))
+        .pattern(Some(pattern))
+        .into()
 }
 
 fn read<'de, D: Deserializer<'de>, T>(
@@ -70,8 +119,6 @@ fn without_fraction(number: f64) -> Option<i64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -79,7 +126,7 @@ mod tests {
         for (value, expected) in [
             (json!(3), Some(3)),
             (json!(-1.0), Some(-1)),
-            (json!(" 20 "), Some(20)),
+            (json!("20"), Some(20)),
             (json!(null), None),
         ] {
             assert_eq!(integer(&value).unwrap(), expected, "{value}");

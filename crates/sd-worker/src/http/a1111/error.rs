@@ -1,0 +1,76 @@
+//! Errors in the web UI's form.
+
+use axum::{
+    Json,
+    http::header,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::{IntoResponses, ToSchema};
+
+use crate::http::{ApiError, ErrorBody};
+
+/// The body of every error.
+#[derive(Serialize, ToSchema)]
+pub(super) struct WebUiError {
+    /// The kind of error.
+    #[schema(example = "invalid_value")]
+    error: &'static str,
+    /// What went wrong.
+    detail: String,
+    /// Always empty.
+    body: &'static str,
+    /// The field that is to blame, or empty.
+    errors: String,
+}
+
+/// What any endpoint that takes a body may refuse with.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses for the documentation")]
+pub(super) enum Refusals {
+    /// Not JSON
+    #[response(status = 400)]
+    NotJson(WebUiError),
+    /// No or a wrong key
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// The body came too slowly
+    #[response(status = 408)]
+    TooSlow(ErrorBody),
+    /// The body is too long
+    #[response(status = 413)]
+    TooLong(ErrorBody),
+    /// Not `application/json`
+    #[response(status = 415)]
+    NoJsonType(WebUiError),
+    /// A field is unsupported or wrong
+    #[response(status = 422)]
+    Invalid(WebUiError),
+    /// The queue is full
+    #[response(status = 429)]
+    QueueFull(WebUiError),
+    /// The job failed
+    #[response(status = 500)]
+    Failed(WebUiError),
+    /// The worker is ending, or out of memory or space
+    #[response(status = 503)]
+    Unavailable(WebUiError),
+}
+
+/// Errors in the web UI's form.
+pub(super) async fn as_web_ui_error(response: Response) -> Response {
+    let Some(error) = response.extensions().get::<ApiError>().cloned() else {
+        return response;
+    };
+    let body = Json(WebUiError {
+        error: error.code,
+        detail: error.body().error.message,
+        body: "",
+        errors: error.param.clone().unwrap_or_default(),
+    });
+    let (mut parts, _) = response.into_parts();
+    let (body_parts, body) = body.into_response().into_parts();
+    parts.headers.extend(body_parts.headers);
+    parts.headers.remove(header::CONTENT_LENGTH);
+    Response::from_parts(parts, body)
+}
