@@ -15,7 +15,7 @@ use crate::nn::{AttentionSlice, Ledger, activation_dtype, elements};
 use crate::text::ClipTextModel;
 use crate::unet::Unet;
 use crate::vae::AutoencoderKl;
-use crate::{Component, Result};
+use crate::{Component, Model, Result};
 
 /// The memory of a model's weights and computations, in bytes.
 ///
@@ -71,6 +71,18 @@ impl ModelMemory {
             vae_activations: activation_dtype(device, vae_dtype),
             gpu: !device.is_cpu(),
         })
+    }
+
+    /// For a model that is loaded.
+    ///
+    /// # Errors
+    /// The model's public configuration was changed to one that contradicts itself.
+    pub fn of(model: &Model) -> Result<Self> {
+        Self::new(
+            &model.config,
+            model.unet.weights_dtype(),
+            model.vae.device(),
+        )
     }
 
     /// Cuts attention as the networks' `set_attention_slice` does.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use candle_core::{Device, Tensor};
+use sd_config::ModelConfig;
 use sd_models::{Model, text::Conditioning};
 
 use crate::{
@@ -55,7 +56,7 @@ impl Conditions {
         let steps: Vec<usize> = passes.iter().map(Pass::steps).collect();
         let texts = |prompts: &[&str]| prompt::timeline(prompts, job.prompt_weighting, &steps);
         let positive = texts(&prompts(&job.prompt, &job.prompt_2));
-        let negative = is_guided(model, job).then(|| match &job.negative_prompt {
+        let negative = is_guided(&model.config, job).then(|| match &job.negative_prompt {
             Some(prompt) => texts(&prompts(prompt, &job.negative_prompt_2)),
             None => texts(&[]),
         });
@@ -152,8 +153,8 @@ fn time_ids(job: &Job) -> [Vec<f32>; 2] {
 }
 
 /// Whether a job takes two UNet samples a picture.
-fn is_guided(model: &Model, job: &Job) -> bool {
-    job.guidance_scale > 1.0 && !model.config.uses_guidance_embedding()
+pub(crate) fn is_guided(model: &ModelConfig, job: &Job) -> bool {
+    job.guidance_scale > 1.0 && !model.uses_guidance_embedding()
 }
 
 /// One prompt for each text encoder.

@@ -50,6 +50,17 @@ pub enum Error {
         /// Most windows in all.
         limit: usize,
     },
+    /// A request, or a model, would take more memory than [`PipelineBuilder::max_memory`](crate::PipelineBuilder::max_memory)
+    /// allows.
+    #[error("{} of memory are needed, the limit is {}: {advice}", size(*.needed), size(*.limit))]
+    Memory {
+        /// Bytes, with tiles where the request allows them.
+        needed: u64,
+        /// Bytes allowed.
+        limit: u64,
+        /// What would fit.
+        advice: String,
+    },
     /// The model does something else than turning text into images.
     #[error("this model cannot turn text alone into images: {reason}")]
     NotTextToImage {
@@ -144,6 +155,16 @@ pub enum Error {
         /// What it has to be.
         expected: String,
     },
+}
+
+/// Bytes as a person reads them.
+pub(crate) fn size(bytes: u64) -> String {
+    let mib = bytes.div_ceil(1 << 20);
+    if mib < 10 << 10 {
+        format!("{mib} MiB")
+    } else {
+        format!("{:.1} GiB", mib as f64 / 1024.)
+    }
 }
 
 /// Names what was being computed when a tensor operation failed.

@@ -36,7 +36,7 @@ pub(crate) fn start(
         Upscaler::LatentBicubic => enlarged(Mode::Bicubic)?,
         Upscaler::Lanczos => {
             let images = enlarged_pictures(pipeline, second, latents, device)?;
-            let posterior = pipeline.model.vae.encode(&images)?;
+            let posterior = pipeline.encode(second, &images)?;
             init::sample(&posterior, second, &mut noise)?
         }
     };
@@ -52,7 +52,7 @@ fn enlarged_pictures(
     latents: &Tensor,
     device: &Device,
 ) -> Result<Tensor> {
-    let decoded = unit_range(&pipeline.model.vae.decode(latents)?)?;
+    let decoded = unit_range(&pipeline.decode(second, latents)?)?;
     let side = |pixels| u32::try_from(pixels).unwrap_or(u32::MAX);
     let (width, height) = (side(second.width), side(second.height));
     let images = to_rgb(&decoded)?

@@ -41,7 +41,7 @@ pub(crate) fn start(
     let from_noise = mask.is_some() && job.strength == Some(1.0);
 
     let original = if blends || !from_noise {
-        let posterior = pipeline.model.vae.encode(&image)?;
+        let posterior = pipeline.encode(job, &image)?;
         Some(sample(&posterior, job, noise)?)
     } else {
         None
@@ -63,7 +63,7 @@ pub(crate) fn start(
         }
         (Some(mask), _) => {
             let kept = masked(&image, &mask).doing("masking the picture")?;
-            let posterior = pipeline.model.vae.encode(&kept)?;
+            let posterior = pipeline.encode(job, &kept)?;
             Some(Inpaint::channels(sample(&posterior, job, noise)?, &mask)?)
         }
     };

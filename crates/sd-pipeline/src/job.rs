@@ -51,6 +51,7 @@ pub struct Job {
     pub scheduler: String,
     pub eta: f64,
     pub clip_skip: usize,
+    pub vae_tiling: bool,
     pub original_size: Option<(usize, usize)>,
     pub crops_coords_top_left: Option<(usize, usize)>,
     pub target_size: Option<(usize, usize)>,
@@ -155,6 +156,7 @@ impl Request {
                 self.clip_skip.unwrap_or(0),
                 0..=layers.unwrap_or(1).saturating_sub(1),
             )?,
+            vae_tiling: self.vae_tiling(model)?,
             original_size,
             crops_coords_top_left,
             target_size,
@@ -187,6 +189,17 @@ impl Request {
         Pass::all(model, &job)?;
         Source::new(&job)?;
         Ok(job)
+    }
+
+    fn vae_tiling(&self, model: &ModelConfig) -> Result<bool> {
+        match self.vae_tiling {
+            Some(true) if model.vae.tile().is_none() => {
+                let expected =
+                    "false: the autoencoder's sample_size is no multiple of four latents";
+                Err(wrong("vae_tiling", true, expected))
+            }
+            tiling => Ok(tiling.unwrap_or(false)),
+        }
     }
 
     fn guidance_rescale(&self, model: &ModelConfig, task: Task) -> Result<f64> {

@@ -37,6 +37,7 @@ mod inpaint;
 mod interpolate;
 mod job;
 mod latent_rgb;
+mod memory;
 mod metadata;
 mod pass;
 mod pipeline;
@@ -58,6 +59,7 @@ pub use conditioning::{Branch, Conditions};
 pub use error::{Error, Result};
 pub use job::Job;
 pub use latent_rgb::LatentRgbFit;
+pub use memory::MemoryEstimate;
 pub use pipeline::{Images, Pipeline, PipelineBuilder};
 pub use preview::PreviewKind;
 pub use prompt::PromptWeighting;
@@ -65,7 +67,7 @@ pub use request::{Hires, MaskPolarity, Request, SeedMode, Upscaler};
 pub use run::{Progress, Run};
 pub use sd_config::{LatentRgb, ModelConfig, Version};
 pub use sd_image::{Picture, ResizeMode};
-pub use sd_models::{LoadOptions, ModelSource};
+pub use sd_models::{LoadOptions, ModelMemory, ModelSource, nn::AttentionSlice};
 
 /// The small model inside this crate, which draws shapes at 128x128 pixels and needs no download.
 #[cfg(feature = "builtin")]

@@ -9,9 +9,15 @@ use std::{
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 use sd_config::{LatentRgb, ModelConfig};
-use sd_models::{LoadOptions, Model, ModelSource, vae::TinyDecoder};
+use sd_models::{
+    LoadOptions, Model, ModelMemory, ModelSource,
+    nn::AttentionSlice,
+    vae::{Posterior, TinyDecoder},
+};
 
-use crate::{Error, Job, Progress, Request, Result, Run, batch, job::wrong, snapshot};
+use crate::{
+    Error, Job, MemoryEstimate, Progress, Request, Result, Run, batch, job::wrong, memory, snapshot,
+};
 
 /// A loaded model. Immutable and shareable between threads; all state of a generation is in its [`Run`].
 ///
@@ -33,6 +39,10 @@ pub struct Pipeline {
     /// Fitted when it is first needed.
     pub(crate) latent_rgb: OnceLock<LatentRgb>,
     name: String,
+    attention_slice: AttentionSlice,
+    max_memory: Option<u64>,
+    /// Counted when it is first asked for.
+    memory: OnceLock<ModelMemory>,
 }
 
 /// The result of [`Pipeline::generate`].
@@ -52,6 +62,8 @@ impl Pipeline {
             source,
             options: LoadOptions::default(),
             tiny_vae: None,
+            attention_slice: AttentionSlice::default(),
+            max_memory: None,
         }
     }
 
@@ -62,6 +74,9 @@ impl Pipeline {
             model: Arc::new(model),
             tiny_vae: None,
             latent_rgb: OnceLock::new(),
+            attention_slice: AttentionSlice::default(),
+            max_memory: None,
+            memory: OnceLock::new(),
         }
     }
 
@@ -89,12 +104,43 @@ impl Pipeline {
         &self.model.config
     }
 
-    /// The complete job that [`start`](Self::start) makes of a request.
+    /// The complete job that [`start`](Self::start) makes of a request, within
+    /// [`max_memory`](PipelineBuilder::max_memory).
     ///
     /// # Errors
-    /// As [`Request::resolve`].
+    /// As [`Request::resolve`]; [`Error::Memory`].
     pub fn resolve(&self, request: &Request) -> Result<Job> {
-        request.resolve(self.config())
+        let job = request.resolve(self.config())?;
+        match self.max_memory {
+            Some(limit) => memory::within(limit, self.memory()?, self.config(), request, job),
+            None => Ok(job),
+        }
+    }
+
+    /// What a job will take, its pictures included.
+    ///
+    /// ```
+    /// use sd_pipeline::{Pipeline, Request, builtin_model};
+    ///
+    /// let pipeline = Pipeline::builder(builtin_model()).build()?;
+    /// let job = pipeline.resolve(&Request::new("a red circle"))?;
+    /// assert!(pipeline.predict_memory(&job)?.peak() < 64 << 20);
+    /// # Ok::<(), sd_pipeline::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The model's configuration contradicts itself, which it does not once it is loaded.
+    pub fn predict_memory(&self, job: &Job) -> Result<MemoryEstimate> {
+        Ok(MemoryEstimate::new(self.memory()?, self.config(), job))
+    }
+
+    fn memory(&self) -> Result<&ModelMemory> {
+        if let Some(known) = self.memory.get() {
+            return Ok(known);
+        }
+        let mut memory = ModelMemory::of(&self.model)?;
+        memory.set_attention_slice(self.attention_slice);
+        Ok(self.memory.get_or_init(|| memory))
     }
 
     /// Starts a generation: completes the request, encodes its text and pictures and draws its noise.
@@ -215,6 +261,24 @@ impl Pipeline {
         }
     }
 
+    /// The latents of pictures `[b, 3, height, width]` in -1..1, made in tiles if the job says so.
+    pub(crate) fn encode(&self, job: &Job, images: &Tensor) -> Result<Posterior> {
+        let vae = &self.model.vae;
+        Ok(match job.vae_tiling {
+            true => vae.encode_tiled(images)?,
+            false => vae.encode(images)?,
+        })
+    }
+
+    /// The pictures of latents, about -1..1, made in tiles if the job says so.
+    pub(crate) fn decode(&self, job: &Job, latents: &Tensor) -> Result<Tensor> {
+        let vae = &self.model.vae;
+        Ok(match job.vae_tiling {
+            true => vae.decode_tiled(latents)?,
+            false => vae.decode(latents)?,
+        })
+    }
+
     /// Whether the UNet sees the mask and what to keep beside the latents.
     pub(crate) fn takes_mask(&self) -> bool {
         self.config().unet.in_channels > self.config().vae.latent_channels
@@ -238,6 +302,8 @@ pub struct PipelineBuilder {
     source: ModelSource,
     options: LoadOptions,
     tiny_vae: Option<PathBuf>,
+    attention_slice: AttentionSlice,
+    max_memory: Option<u64>,
 }
 
 impl PipelineBuilder {
@@ -259,6 +325,23 @@ impl PipelineBuilder {
         self
     }
 
+    /// How many queries attend at a time on a GPU without FlashAttention: fewer take less memory and more time. On the CPU
+    /// it does not matter: the scores of few queries exist at a time.
+    pub fn attention_slice(mut self, slice: AttentionSlice) -> Self {
+        self.attention_slice = slice;
+        self
+    }
+
+    /// Refuses what would take more than so many bytes, weights included, before it takes them: the model, then each
+    /// request. Where a request leaves it open, its pictures are made in tiles instead if that suffices; and
+    /// [`AttentionSlice::Automatic`] takes at most an eighth of what the weights leave. Without this there is no limit.
+    ///
+    /// Each run is held against the limit alone: whoever has several at a time adds up what they take beside the weights.
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = Some(bytes);
+        self
+    }
+
     /// Loads a tiny decoder for previews ([`PreviewKind::Tiny`](crate::PreviewKind::Tiny)) too: a file like
     /// `taesd_decoder.safetensors`, or a folder of diffusers' `AutoencoderTiny`. It has to be made for the model's
     /// family: TAESD for v1 and v2, TAESDXL for XL.
@@ -275,16 +358,54 @@ impl PipelineBuilder {
         Ok(sd_models::config(&self.source, &self.options)?)
     }
 
+    /// The memory of the model that [`build`](Self::build) would load, from its configuration alone: with it,
+    /// [`MemoryEstimate::new`] tells what a job would take.
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn model_memory(&self) -> Result<ModelMemory> {
+        let options = &self.options;
+        let mut memory = ModelMemory::new(&self.config()?, options.dtype, &options.device)?;
+        memory.set_attention_slice(self.attention_slice);
+        Ok(memory)
+    }
+
     /// Finds, checks and loads the model: seconds to minutes.
     ///
     /// # Errors
-    /// A file is missing, damaged, or does not fit the model's configuration.
+    /// A file is missing, damaged, or does not fit the model's configuration; [`Error::Memory`].
     pub fn build(self) -> Result<Pipeline> {
+        let attention_slice = self.slice_within_limit()?;
         let tiny_vae = self.load_tiny_vae()?;
-        let model = sd_models::load(&self.source, &self.options)?;
+        let mut model = sd_models::load(&self.source, &self.options)?;
+        model.unet.set_attention_slice(attention_slice);
+        model.vae.set_attention_slice(attention_slice);
         Ok(Pipeline {
             tiny_vae,
+            attention_slice,
+            max_memory: self.max_memory,
             ..Pipeline::from_model(name(&self.source), model)
+        })
+    }
+
+    /// How to cut attention; an error if the weights do not fit into the limit.
+    fn slice_within_limit(&self) -> Result<AttentionSlice> {
+        let Some(limit) = self.max_memory else {
+            return Ok(self.attention_slice);
+        };
+        let weights = self.model_memory()?.weights();
+        if weights > limit {
+            return Err(Error::Memory {
+                needed: weights,
+                limit,
+                advice: "these are the weights alone; f16 and bf16 take half as much as f32".into(),
+            });
+        }
+        Ok(match self.attention_slice {
+            AttentionSlice::Automatic => {
+                AttentionSlice::Bytes(((limit - weights) / 8).min(1 << 30))
+            }
+            slice => slice,
         })
     }
 

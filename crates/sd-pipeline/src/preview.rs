@@ -80,7 +80,7 @@ impl Run {
                 let decoder = pipeline.tiny_vae.as_ref().ok_or(Error::NoTinyVae)?;
                 decoder.decode(latents)?
             }
-            PreviewKind::Full => self.decoded(pipeline, latents)?,
+            PreviewKind::Full => return self.rgb(pipeline, latents),
         };
         to_rgb(&unit_range(&decoded)?)
     }

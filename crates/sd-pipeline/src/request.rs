@@ -57,6 +57,10 @@ pub struct Request {
     pub eta: Option<f64>,
     /// Last layers of the text encoder to leave out: for the positive prompt only, with a `prompt_weighting` for both.
     pub clip_skip: Option<usize>,
+    /// Encodes and decodes pictures in tiles as large as the model's training pictures, which bounds the memory and changes
+    /// the picture slightly. `None`: where the request would not fit into the pipeline's
+    /// [`max_memory`](crate::PipelineBuilder::max_memory) otherwise.
+    pub vae_tiling: Option<bool>,
     /// XL: (height, width) the training picture is said to have had. `None`: the picture's size.
     pub original_size: Option<(usize, usize)>,
     /// XL: (top, left) of the crop the training picture is said to have had.

@@ -223,7 +223,8 @@ impl Run {
                 num_calls: self.calls(),
             });
         }
-        self.pictures(&self.decode(pipeline)?)
+        pipeline.check_owns(self)?;
+        self.overlaid(self.rgb(pipeline, &self.latents()?)?)
     }
 
     /// The pictures of what [`decode`](Self::decode) returned: [`to_rgb`], and with [`Job::overlay`] laid over the
@@ -232,7 +233,22 @@ impl Run {
     /// # Errors
     /// [`Error::NotImages`], or the tensor cannot be read back from its device.
     pub fn pictures(&self, decoded: &Tensor) -> Result<Vec<RgbImage>> {
-        let pictures = to_rgb(decoded)?;
+        self.overlaid(to_rgb(decoded)?)
+    }
+
+    /// The pictures of latents of this run's shape. One after the other, as each takes more memory than its result.
+    pub(crate) fn rgb(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<RgbImage>> {
+        let mut pictures = Vec::with_capacity(self.job.num_images);
+        for image in 0..self.job.num_images {
+            let one = latents
+                .narrow(0, image, 1)
+                .doing("taking a picture's latents")?;
+            pictures.extend(to_rgb(&unit_range(&self.decoded(pipeline, &one)?)?)?);
+        }
+        Ok(pictures)
+    }
+
+    fn overlaid(&self, pictures: Vec<RgbImage>) -> Result<Vec<RgbImage>> {
         match Source::new(&self.job)? {
             Some(source) if self.job.overlay == Some(true) => pictures
                 .iter()
@@ -242,10 +258,10 @@ impl Run {
         }
     }
 
-    /// What the autoencoder makes of latents of this run's shape, about -1..1.
-    pub(crate) fn decoded(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Tensor> {
-        let _span = tracing::info_span!("vae_decode", images = self.job.num_images).entered();
-        Ok(pipeline.model.vae.decode(latents)?)
+    /// What the autoencoder makes of latents of this run's size, about -1..1.
+    fn decoded(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Tensor> {
+        let _span = tracing::info_span!("vae_decode", images = latents.dims()[0]).entered();
+        pipeline.decode(&self.job, latents)
     }
 
     /// The encoded prompt, `[1, tokens, features]`.

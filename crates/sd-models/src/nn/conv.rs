@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use sd_ops::Window;
 
@@ -91,6 +91,10 @@ impl Conv2d {
             Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
             None => Ok(y),
         }
+    }
+
+    pub(crate) fn weights_dtype(&self) -> DType {
+        self.weight.dtype()
     }
 
     /// The memory of [`forward`](Self::forward).

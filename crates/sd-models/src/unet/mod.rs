@@ -69,6 +69,11 @@ impl Unet {
         })
     }
 
+    /// What its weights are kept as.
+    pub(crate) fn weights_dtype(&self) -> DType {
+        self.conv_in.weights_dtype()
+    }
+
     /// Sets how many queries attend at a time.
     pub fn set_attention_slice(&mut self, slice: AttentionSlice) {
         let down = self
