@@ -10,6 +10,7 @@ mod dump;
 pub mod engine;
 mod error;
 pub mod generate;
+mod hex;
 pub mod http;
 pub mod jobs;
 mod loading;

@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{batch::guarded, shared::failed};
 use crate::{
+    hex,
     jobs::{ErrorCode, Image, PreviewKind},
     png,
     store::{Outcome, Picture},
@@ -24,7 +25,7 @@ pub(super) fn finished(pipeline: &Pipeline, run: &Run) -> Result<Vec<Picture>, O
             let png = encode(picture, &texts)?;
             let image = Image {
                 index,
-                sha256: format!("{:x}", Sha256::digest(&png)),
+                sha256: hex::encode(&Sha256::digest(&png)),
                 width: picture.width(),
                 height: picture.height(),
                 seed: run.job().image_seed(index),

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use ureq::{Agent, unversioned::transport::DefaultConnector};
 
 use super::{WebhookConfig, address::PublicResolver, check_url};
-use crate::jobs::JobId;
+use crate::{hex, jobs::JobId};
 
 /// How long one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -88,7 +88,8 @@ fn sign(secret: &[u8], timestamp: &str, body: &[u8]) -> Option<String> {
     mac.update(timestamp.as_bytes());
     mac.update(b".");
     mac.update(body);
-    Some(format!("sha256={:x}", mac.finalize().into_bytes()))
+    let digest = mac.finalize().into_bytes();
+    Some(format!("sha256={}", hex::encode(&digest)))
 }
 
 #[cfg(test)]
