@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use sd_image::Limits;
+use sd_image::{Limits, Picture};
 use sd_pipeline::Request;
 
-use super::{ApiError, AppState, Result};
+use super::{ApiError, AppState, Result, chain};
 use crate::{
     config::Config,
     engine::{SubmitError, Submitted},
@@ -18,42 +18,74 @@ use crate::{
 /// # Errors
 /// 422 naming the field; those of the engine, see [`SubmitError`].
 pub async fn submit(state: &AppState, submission: Submission) -> Result<Submitted> {
-    check(&state.config, &submission.request)?;
+    let models = state.engine.models();
+    // The engine refuses a model that it does not know.
+    if let Some(model) = models.iter().find(|model| model.name == submission.model) {
+        let defaults = &model.config.defaults;
+        check(
+            &state.config,
+            &submission.request,
+            (defaults.width, defaults.height),
+        )?;
+    }
     Ok(state.engine.submit(submission).await?)
 }
 
-/// What this worker is willing to do, whatever the model could.
-fn check(config: &Config, request: &Request) -> Result<()> {
-    let hires = request.hires.clone().unwrap_or_default();
+/// What this worker is willing to do, whatever the model could. `size` is the model's width and height.
+fn check(config: &Config, request: &Request, size: (usize, usize)) -> Result<()> {
+    let hires = request.hires.as_ref();
     for (field, steps) in [
         ("num_inference_steps", request.num_inference_steps),
-        ("hires.num_inference_steps", hires.num_inference_steps),
+        (
+            "hires.num_inference_steps",
+            hires.and_then(|hires| hires.num_inference_steps),
+        ),
     ] {
         at_most(field, steps, config.max_steps.get())?;
     }
     at_most("num_images", request.num_images, config.max_images.get())?;
-    for (field, width, height) in [
-        ("width", request.width, request.height),
-        ("hires.width", hires.width, hires.height),
-    ] {
-        let side = |side: Option<usize>| u64::try_from(side.unwrap_or(1)).unwrap_or(u64::MAX);
-        pixels(config, field, side(width).saturating_mul(side(height)))?;
+
+    let given = picture_size(config, "init_image", request.init_image.as_ref())?;
+    picture_size(config, "mask_image", request.mask_image.as_ref())?;
+    let (width, height) = given
+        .filter(|_| request.padding_mask_crop.is_none())
+        .unwrap_or(size);
+    let width = request.width.unwrap_or(width);
+    let height = request.height.unwrap_or(height);
+    pixels("width", width, height, config)?;
+    if let Some(hires) = hires {
+        let ratio = |to: Option<usize>, from: usize| to.map(|to| to as f64 / from.max(1) as f64);
+        let scale = hires
+            .scale
+            .or(ratio(hires.width, width))
+            .or(ratio(hires.height, height))
+            .unwrap_or(2.0);
+        // The cast saturates, and a scale that is no number is 0.
+        let scaled = |side: usize| (side as f64 * scale) as usize;
+        let width = hires.width.unwrap_or_else(|| scaled(width));
+        let height = hires.height.unwrap_or_else(|| scaled(height));
+        pixels("hires", width, height, config)?;
     }
+    Ok(())
+}
+
+/// Width and height of a picture that was given, from its header.
+fn picture_size(
+    config: &Config,
+    field: &'static str,
+    picture: Option<&Picture>,
+) -> Result<Option<(usize, usize)>> {
     let limits = Limits {
         max_pixels: config.max_pixels.get(),
         ..Limits::default()
     };
-    for (field, picture) in [
-        ("init_image", &request.init_image),
-        ("mask_image", &request.mask_image),
-    ] {
-        let size = picture
-            .as_ref()
-            .map(|picture| picture.size(&limits))
-            .transpose();
-        size.map_err(|error| ApiError::invalid(field, format!("{field}: {error}")))?;
-    }
-    Ok(())
+    let Some(picture) = picture else {
+        return Ok(None);
+    };
+    let (width, height) = picture
+        .size(&limits)
+        .map_err(|error| ApiError::invalid(field, format!("{field}: {}", chain(&error))))?;
+    Ok(Some((width as usize, height as usize)))
 }
 
 fn at_most(field: &'static str, value: Option<usize>, most: usize) -> Result<()> {
@@ -66,13 +98,13 @@ fn at_most(field: &'static str, value: Option<usize>, most: usize) -> Result<()>
     }
 }
 
-fn pixels(config: &Config, field: &'static str, pixels: u64) -> Result<()> {
+fn pixels(field: &'static str, width: usize, height: usize, config: &Config) -> Result<()> {
     let most = config.max_pixels.get();
-    if pixels > most {
+    if (width as u64).saturating_mul(height as u64) > most {
         return Err(ApiError::invalid(
             field,
             format!(
-                "{field}: got {pixels} pixels with the other side, this worker allows at most {most}"
+                "{field}: {width}x{height} pixels, this worker allows at most {most} in a picture"
             ),
         ));
     }

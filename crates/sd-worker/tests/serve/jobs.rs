@@ -82,8 +82,8 @@ fn jobs_are_listed_newest_first_in_pages_and_by_state() {
 #[test]
 fn a_running_job_is_cancelled_and_cancelling_twice_changes_nothing() {
     let (worker, _folder) = Worker::fresh(&["--max-batch", "1"]);
-    let long = worker.submit(&star(1000));
-    let waiting = worker.submit(&star(1000));
+    let long = worker.submit(&star(500));
+    let waiting = worker.submit(&star(500));
     worker.until(&long, |job| job["progress"]["step"].as_u64() > Some(0));
     for path in [&waiting, &long] {
         let job = worker.client.delete(path).json();
@@ -143,7 +143,7 @@ fn a_repeated_submission_is_the_same_job_and_another_body_a_conflict() {
 fn a_full_queue_is_said_with_the_time_to_wait() {
     let (worker, _folder) = Worker::fresh(&["--max-queue", "2", "--max-batch", "1"]);
     for _ in 0..2 {
-        worker.submit(&star(1000));
+        worker.submit(&star(500));
     }
     let reply = worker.client.post("/v1/jobs", &star(1));
     assert_error(&reply, 429, "queue_full", None);
@@ -155,7 +155,7 @@ fn a_full_queue_is_said_with_the_time_to_wait() {
 #[test]
 fn a_deadline_that_passes_fails_the_job() {
     let (worker, _folder) = Worker::fresh(&[]);
-    let mut body = star(1000);
+    let mut body = star(500);
     let deadline = time::OffsetDateTime::now_utc() + Duration::from_secs(2);
     body["deadline"] = deadline
         .format(&time::format_description::well_known::Rfc3339)

@@ -104,7 +104,7 @@ fn previews_are_pictures_on_the_way() {
 #[test]
 fn a_cancelled_job_ends_its_streams() {
     let (worker, _folder) = Worker::fresh(&[]);
-    let path = worker.submit(&star(1000));
+    let path = worker.submit(&star(500));
     let listeners = [(); 3].map(|()| worker.client.listen(&path, None));
     worker.until(&path, |job| job["progress"]["step"].as_u64() > Some(0));
     worker.client.delete(&path);
@@ -120,7 +120,7 @@ fn a_cancelled_job_ends_its_streams() {
 #[test]
 fn a_waiting_job_tells_its_place() {
     let (worker, _folder) = Worker::fresh(&["--max-batch", "1"]);
-    let long = worker.submit(&star(1000));
+    let long = worker.submit(&star(500));
     worker.until(&long, |job| job["status"] == "running");
     let mut last = star(1);
     last["priority"] = (-1).into();

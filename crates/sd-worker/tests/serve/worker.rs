@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex, mpsc},
@@ -34,8 +35,10 @@ impl Worker {
         let shared = Arc::clone(&log);
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if let Some((_, address)) = line.split_once("address=") {
-                    let _ = listening.send(address.split(' ').next().unwrap().to_owned());
+                if line.contains("listening") {
+                    let address = line.split(|letter| "=\" ".contains(letter));
+                    let address = address.filter(|part| part.parse::<SocketAddr>().is_ok());
+                    address.for_each(|address| drop(listening.send(address.to_owned())));
                 }
                 let mut log = shared.lock().unwrap();
                 log.push_str(&line);

@@ -80,13 +80,6 @@ pub(super) async fn ready(State(state): State<AppState>) -> impl IntoResponse {
     responses((status = 200, description = "Prometheus' text format", body = String, content_type = "text/plain"), (status = 401, description = "No or a wrong key", body = ErrorBody)),
 )]
 pub(super) async fn metrics(State(state): State<AppState>) -> impl IntoResponse {
-    let stats = state.engine.stats();
-    metrics::gauge!("sd_jobs_queued").set(stats.queued as f64);
-    metrics::gauge!("sd_jobs_running").set(stats.running as f64);
-    metrics::gauge!("sd_queue_limit").set(stats.max_queue as f64);
-    metrics::counter!("sd_unet_calls_total").absolute(stats.calls);
-    metrics::counter!("sd_steps_total").absolute(stats.steps);
-    metrics::gauge!("sd_unet_call_seconds").set(stats.seconds_per_call);
     (
         [(
             header::CONTENT_TYPE,

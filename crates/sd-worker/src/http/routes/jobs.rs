@@ -1,5 +1,7 @@
 //! Jobs: hand in, look up, list, cancel.
 
+#![expect(unused_qualifications, reason = "in what utoipa makes of `ListQuery`")]
+
 use axum::{
     Extension, Json,
     extract::State,
@@ -361,7 +363,7 @@ pub(crate) fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Ide
 
 /// List your jobs
 #[utoipa::path(
-    get, path = "/v1/jobs", tag = "jobs",
+    get, path = "/v1/jobs", tag = "jobs", params(ListQuery),
     responses(
         (status = 200, description = "Some of them, newest first", body = JobList),
         (status = 401, description = "No or a wrong key", body = ErrorBody),
