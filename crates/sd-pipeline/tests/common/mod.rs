@@ -39,7 +39,7 @@ pub(crate) fn copy_model(family: &str, target: &Path) {
 /// A picture of the golden end-to-end cases: `photo.png` (48x40), `odd.png` (45x35), their masks `hole.png` and
 /// `odd-hole.png`, and `window.png`, the photo with a transparent hole.
 pub(crate) fn picture(name: &str) -> Picture {
-    Picture::from_bytes(std::fs::read(golden("e2e_images/pictures").join(name)).unwrap())
+    Picture::from_bytes(fs::read(golden("e2e_images/pictures").join(name)).unwrap())
 }
 
 /// A small job for the tiny models.
