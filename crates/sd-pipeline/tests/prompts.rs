@@ -263,7 +263,7 @@ fn more_text_than_a_run_can_keep_is_an_error() {
     assert_eq!(refused(breaks), (1, 1100));
     // Each step has a text of its own.
     let steps = Request {
-        num_inference_steps: Some(1000),
+        num_inference_steps: Some(999),
         ..weighted(
             &format!(
                 "[a|b][a|b|c|d|e|f|g][a|b|c|d|e|f|g|h|i]{}",
