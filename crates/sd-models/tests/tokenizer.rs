@@ -5,6 +5,7 @@ mod common;
 use std::path::{Path, PathBuf};
 
 use common::{golden, json};
+use proptest::prelude::*;
 use sd_models::text::Tokenizer;
 use sd_models::{Error, Result};
 use serde::Deserialize;
@@ -206,6 +207,10 @@ fn bad_files_are_errors() {
         "tokenizer_config.json",
         r#"{"added_tokens_decoder": {"x": {"content": "a"}}}"#,
     );
+    with(
+        "tokenizer_config.json",
+        r#"{"added_tokens_decoder": {"7": {"content": " ", "lstrip": true}}}"#,
+    );
     with("special_tokens_map.json", r#"{"pad_token": ["!"]}"#);
     with(
         "tokenizer.json",
@@ -221,4 +226,44 @@ fn bad_files_are_errors() {
         error.to_string(),
         "tokenizer: no tokenizer.json, and no merges.txt"
     );
+}
+
+/// Text of few characters, so that tokens overlap: spaces, and letters that normalising joins and parts.
+fn overlapping_text(parts: usize) -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "a", "A", "b", " ", "\n", "\u{301}", "\u{130}", "\u{e9}",
+    ]);
+    prop::collection::vec(part, 0..parts).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn any_added_tokens_encode_any_text_or_are_refused(
+        tokens in prop::collection::btree_map(0_u32..1200, (overlapping_text(4), any::<[bool; 5]>()), 1..6),
+        texts in prop::collection::vec(overlapping_text(12), 5),
+    ) {
+        let tokens: serde_json::Map<_, _> = tokens
+            .into_iter()
+            .map(|(id, (content, [single_word, lstrip, rstrip, normalized, special]))| {
+                let token = json!({
+                    "content": content, "single_word": single_word, "lstrip": lstrip, "rstrip": rstrip,
+                    "normalized": normalized, "special": special,
+                });
+                (id.to_string(), token)
+            })
+            .collect();
+        let config = json!({ "added_tokens_decoder": tokens }).to_string();
+        let folder = golden("models/sd15/tokenizer");
+        let tokenizer = Tokenizer::from_files("tokenizer", 77, |name| match name {
+            "tokenizer_config.json" => Ok(Some(config.clone())),
+            _ => Ok(std::fs::read_to_string(folder.join(name)).ok()),
+        });
+        if let Ok(tokenizer) = tokenizer {
+            for text in texts {
+                prop_assert_eq!(tokenizer.encode(&text).unwrap().ids.len(), 77);
+            }
+        }
+    }
 }

@@ -146,6 +146,32 @@ fn one_report_names_everything_that_does_not_fit() {
 }
 
 #[test]
+fn a_report_spells_out_ten_tensors() {
+    let report = |missing: usize, wrong: usize| {
+        let names: Vec<_> = (0..wrong).map(|i| format!("w{i}")).collect();
+        let stored: Vec<_> = names
+            .iter()
+            .map(|name| (name.as_str(), arange(&[2])))
+            .collect();
+        let weights = Weights::from_bytes(Component::Vae, "vae", safetensors(&stored)).unwrap();
+        let vb = weights.var_builder(DType::F32, &CPU);
+        let lost = (0..missing).map(|i| format!("m{i}"));
+        for name in names.iter().cloned().chain(lost) {
+            vb.get(1, &name).unwrap();
+        }
+        weights.finish().unwrap_err().to_string()
+    };
+    let text = report(8, 8);
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines.len(), 12, "{text}");
+    assert_eq!(lines[8], "  `m7` is missing, expected [1]");
+    assert_eq!(lines[10], "  `w1` is [2], expected [1]");
+    assert_eq!(lines[11], "  and 6 more");
+    assert_eq!(report(8, 2).lines().count(), 11);
+    assert!(report(12, 1).ends_with("\n  and 3 more"));
+}
+
+#[test]
 fn old_names_and_shapes_are_understood() {
     let clip = |prefix: &str| {
         let name = |name: &str| format!("{prefix}{name}");

@@ -18,8 +18,8 @@ use crate::{
 
 /// The inputs of the UNet beside latents and timestep, for one picture.
 ///
-/// They stay the same during a run, but for prompts that change from step to step. Even then their shapes stay: all texts of
-/// a run are encoded to as many tokens as its longest.
+/// They stay the same during a run, but for prompts that change from step to step and for XL's sizes in a second pass. Their
+/// shapes always stay: all texts of a run are encoded to as many tokens as its longest.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Conditions {

@@ -5,7 +5,7 @@ mod common;
 use std::{collections::HashMap, fs};
 
 use common::{bits, finish, golden, pictures, pipeline, relative_error, request, values};
-use sd_pipeline::{Conditions, Device, Error, PromptWeighting, Request, Tensor};
+use sd_pipeline::{Conditions, Device, Error, Hires, PromptWeighting, Request, Tensor};
 use serde_json::Value;
 
 const WEIGHTINGS: [PromptWeighting; 2] = [PromptWeighting::A1111, PromptWeighting::ComfyUi];
@@ -195,6 +195,36 @@ fn a_step_of_two_calls_has_one_text() {
 }
 
 #[test]
+fn a_second_pass_goes_on_with_the_prompts_and_the_steps() {
+    for (family, sized) in [("sd15", false), ("sdxl", true)] {
+        let pipeline = pipeline(family);
+        let request = Request {
+            scheduler: Some("ddim".into()),
+            hires: Some(Hires {
+                strength: Some(0.5),
+                ..Hires::default()
+            }),
+            ..weighted("[a cat:a dog:1.5]", PromptWeighting::A1111)
+        };
+        let mut run = pipeline.start(&request).unwrap();
+        let (mut texts, mut sizes) = (Vec::new(), Vec::new());
+        while !run.is_done() {
+            let positive = &run.conditions().positive;
+            texts.push(bits(&positive.hidden));
+            sizes.push(positive.time_ids.as_ref().map(values));
+            let snapshot = run.snapshot().unwrap();
+            run = pipeline.resume(&snapshot).unwrap();
+            run.advance(&pipeline).unwrap();
+        }
+        let cats: Vec<bool> = texts.iter().map(|text| text == &texts[0]).collect();
+        assert_eq!(cats, [true, true, true, true, true, false], "{family}");
+        let small = sizes.iter().map(|size| size == &sizes[0]);
+        let expected = [true, true, true, true, !sized, !sized];
+        assert_eq!(small.collect::<Vec<_>>(), expected, "{family}");
+    }
+}
+
+#[test]
 fn a_run_with_a_changing_prompt_resumes_to_the_same_bytes() {
     for weighting in WEIGHTINGS {
         let pipeline = pipeline("sd15");
@@ -263,7 +293,7 @@ fn more_text_than_a_run_can_keep_is_an_error() {
     assert_eq!(refused(breaks), (1, 1100));
     // Each step has a text of its own.
     let steps = Request {
-        num_inference_steps: Some(999),
+        num_inference_steps: Some(500),
         ..weighted(
             &format!(
                 "[a|b][a|b|c|d|e|f|g][a|b|c|d|e|f|g|h|i]{}",

@@ -60,8 +60,11 @@ impl LoadReport {
     }
 }
 
+/// Tensors that a report spells out. One wrong configuration makes thousands of them wrong.
+const LISTED: usize = 10;
+
 impl fmt::Display for LoadReport {
-    /// A sentence, then one line a tensor.
+    /// A sentence, then one line for each of the first tensors.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             component,
@@ -70,10 +73,10 @@ impl fmt::Display for LoadReport {
             ..
         } = self;
         write!(f, "{component}: the weights do not fit the configuration")?;
-        for (name, expected) in missing {
+        for (name, expected) in missing.iter().take(LISTED) {
             write!(f, "\n  `{name}` is missing, expected {expected:?}")?;
         }
-        for (name, mismatch) in mismatched {
+        for (name, mismatch) in mismatched.iter().take(LISTED.saturating_sub(missing.len())) {
             match mismatch {
                 Mismatch::Shape { found, expected } => {
                     write!(f, "\n  `{name}` is {found:?}, expected {expected:?}")?
@@ -84,9 +87,10 @@ impl fmt::Display for LoadReport {
                 )?,
             }
         }
-        if self.stopped {
-            f.write_str("\n  and more")?;
+        match (missing.len() + mismatched.len()).saturating_sub(LISTED) {
+            _ if self.stopped => f.write_str("\n  and more"),
+            0 => Ok(()),
+            more => write!(f, "\n  and {more} more"),
         }
-        Ok(())
     }
 }

@@ -74,6 +74,12 @@ impl Files {
                 return Err(folder.error(format!("`{merged}` {reason}")));
             }
         }
+        // `tokenizers` panics where another token has stripped the white space that this one starts to match in.
+        let strips_itself = |token: &&AddedToken| token.lstrip && token.content.trim().is_empty();
+        if let Some(token) = added.iter().find(strips_itself) {
+            let reason = "is white space, and cannot strip white space before it";
+            return Err(folder.error(format!("the added token {:?} {reason}", token.content)));
+        }
         let [start, end, unknown, pad] = names;
         let max_length = config.model_max_length;
         Ok(Self {
