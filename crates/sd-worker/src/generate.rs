@@ -2,8 +2,8 @@
 
 mod request;
 
-use sd_config::{ModelConfig, Version};
-use sd_pipeline::{ModelSource, Pipeline, Request, Run};
+use sd_config::Version;
+use sd_pipeline::{ModelSource, Pipeline, PipelineBuilder, Request, Run};
 use serde_json::Value;
 
 use crate::{
@@ -33,12 +33,8 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
     }
 
     let request = request::request(args)?;
-    if let (None, Some(version)) = (&args.model, args.version) {
-        // What its files will refuse is better said before gigabytes of them are fetched.
-        request.resolve(&ModelConfig::preset(version))?;
-    }
+    check(args, &request)?;
     let pipeline = load(args, source(args)?)?;
-    check_version(args, pipeline.config().version)?;
     let mut run = pipeline.start(&request)?;
     if args.seed.is_none() {
         eprintln!("seed {}", run.job().seed);
@@ -60,6 +56,20 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
             refine(args, pipeline, &run, steps, &request, refiner)
         }
     }
+}
+
+/// What a model will refuse is better said before gigabytes of it are fetched, and its refiner's refusals before the model
+/// has drawn.
+fn check(args: &GenerateArgs, request: &Request) -> Result<()> {
+    let stage = Stage::new("reading what the model is");
+    let config = builder(args, source(args)?, &stage)?.config()?;
+    check_version(args, config.version)?;
+    request.resolve(&config)?;
+    if let Some(refiner) = &args.refiner.refiner {
+        let refiner = builder(args, loading::source(refiner)?, &stage)?.config()?;
+        request::refining(args, request, 0).resolve(&refiner)?;
+    }
+    Ok(())
 }
 
 /// Lets the refiner go on with the base model's latents.
@@ -91,9 +101,7 @@ fn refine(
 )]
 fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
     let stage = Stage::new("loading the model");
-    let mut options = loading::options(&source, device::open(args.device)?, args.dtype)?;
-    options.progress = Some(stage.downloads());
-    let mut builder = Pipeline::builder(source).options(options);
+    let mut builder = builder(args, source, &stage)?;
     if let Some(path) = &args.preview.tiny_vae {
         builder = builder.tiny_vae(path);
     }
@@ -103,6 +111,13 @@ fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
         eprintln!("warning: {warning}");
     }
     Ok(pipeline)
+}
+
+/// How to load `source`, whose downloads `stage` shows.
+fn builder(args: &GenerateArgs, source: ModelSource, stage: &Stage) -> Result<PipelineBuilder> {
+    let mut options = loading::options(&source, device::open(args.device)?, args.dtype)?;
+    options.progress = Some(stage.downloads());
+    Ok(Pipeline::builder(source).options(options))
 }
 
 fn source(args: &GenerateArgs) -> Result<ModelSource> {

@@ -3,6 +3,7 @@
 use std::{fs, path::Path};
 
 use candle_core::{Device, Tensor, safetensors};
+use sd_config::Version;
 
 use crate::{assert_done, assert_fails, folder, generate, golden, stderr, stdout, worker};
 
@@ -23,7 +24,7 @@ fn help_names_flags_schedulers_and_versions() {
             "{entry:?}: {help}"
         );
     }
-    for version in sd_config::Version::ALL {
+    for version in Version::ALL {
         assert!(help.contains(version.name()), "{version}: {help}");
     }
     let version = worker(folder.path(), ["--version"]);
@@ -186,12 +187,44 @@ fn a_model_of_another_version_than_asked_for_is_refused() {
 }
 
 #[test]
-fn what_a_version_cannot_do_is_said_before_its_download() {
+fn what_a_model_cannot_do_is_said_before_its_weights_are_read() {
+    // All that there is of them, in the cache and in a folder, are their descriptions.
     let folder = folder();
+    let [refiner, xl] = [Version::XlRefiner, Version::Xl].map(|version| {
+        let model = folder
+            .path()
+            .join("hub/models--".to_owned() + &version.repo_id().replace('/', "--"));
+        let commit = "0123456789abcdef0123456789abcdef01234567";
+        fs::create_dir_all(model.join("refs")).unwrap();
+        fs::write(model.join("refs/main"), commit).unwrap();
+        let published = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../sd-config/tests/published")
+            .join(version.name());
+        let snapshot = model.join("snapshots").join(commit);
+        copy(&published, &snapshot);
+        snapshot
+    });
     let output = generate(folder.path(), &["--version", "xl-refiner"]);
     assert_fails(&output, 1, &["refiner"]);
     let output = generate(folder.path(), &["--version", "xl", "--width", "100"]);
     assert_fails(&output, 2, &["--width", "multiple of 8"]);
+    let [refiner, xl] = [refiner, xl].map(|folder| folder.display().to_string());
+    let output = generate(folder.path(), &["--model", &xl, "--steps", "0"]);
+    assert_fails(&output, 2, &["--steps"]);
+    let output = generate(folder.path(), &["--model", &xl, "--version", "v1.5"]);
+    assert_fails(&output, 1, &["--version v1.5"]);
+    let output = generate(
+        folder.path(),
+        &[
+            "--model",
+            &xl,
+            "--refiner",
+            &refiner,
+            "--aesthetic-score",
+            "11",
+        ],
+    );
+    assert_fails(&output, 2, &["--aesthetic-score"]);
 }
 
 #[test]
@@ -200,7 +233,7 @@ fn models_lists_every_version_and_the_cache() {
     let output = worker(folder.path(), ["models"]);
     assert_done(&output);
     let list = stdout(&output);
-    for version in sd_config::Version::ALL {
+    for version in Version::ALL {
         assert!(
             list.contains(version.name()) && list.contains(version.repo_id()),
             "{list}"
