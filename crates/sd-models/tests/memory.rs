@@ -76,7 +76,6 @@ fn peak<T>(f: impl FnOnce() -> T) -> u64 {
 /// The networks take a little for names and shapes, and the matrix products for their blocks.
 fn assert_close(what: &str, predicted: u64, measured: u64) {
     let ratio = predicted as f64 / measured as f64;
-    println!("{what}: {predicted} predicted, {measured} measured, {ratio:.3}");
     assert!(
         (0.9..=1.1).contains(&ratio),
         "{what}: {predicted} bytes predicted, {measured} measured: {ratio:.3}"

@@ -178,7 +178,6 @@ fn the_peak_of_the_built_in_model_is_predicted() {
             let measured = (PEAK.load(Ordering::Relaxed) - before) as f64;
             let estimate = pipeline.predict_memory(run.job()).unwrap();
             let ratio = estimate.peak() as f64 / measured;
-            println!("{name} {dtype:?}: {ratio:.3}, {measured} bytes, {estimate:?}");
             assert!(
                 (0.85..=1.15).contains(&ratio),
                 "{name} {dtype:?}: {ratio:.3}"

@@ -50,7 +50,7 @@ impl ResnetBlock {
     /// # Errors
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let h = self.from_normed(self.norm1.forward_silu(x)?, time)?;
+        let h = self.after_norm(self.norm1.forward_silu(x)?, time)?;
         match &self.conv_shortcut {
             Some(shortcut) => sum(shortcut.forward(x)?, &h),
             None => sum(h, x),
@@ -66,14 +66,14 @@ impl ResnetBlock {
             return self.forward(&x, time);
         };
         let beside = shortcut.forward(&x)?;
-        let h = self.from_normed(self.norm1.silu_in_place(x)?, time)?;
+        let h = self.after_norm(self.norm1.silu_in_place(x)?, time)?;
         sum(beside, &h)
     }
 
     /// The memory of [`forward`](Self::forward).
     pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
         self.norm1.replay(memory, &x);
-        let y = self.replay_from_normed(memory, x);
+        let y = self.replay_after_norm(memory, x);
         if let Some(shortcut) = &self.conv_shortcut {
             shortcut.replay(memory, x);
             memory.release(&y);
@@ -90,13 +90,13 @@ impl ResnetBlock {
         };
         let y = shortcut.replay(memory, x);
         self.norm1.replay_in_place(memory, &x);
-        self.replay_from_normed(memory, x);
+        self.replay_after_norm(memory, x);
         memory.release(&y);
         y
     }
 
-    /// The memory of [`from_normed`](Self::from_normed), which lets go of `x`.
-    fn replay_from_normed(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+    /// The memory of [`after_norm`](Self::after_norm), which lets go of `x`.
+    fn replay_after_norm(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
         let y = self.conv1.replay(memory, x);
         memory.release(&x);
         if self.time_emb_proj.is_some() {
@@ -109,7 +109,7 @@ impl ResnetBlock {
     }
 
     /// The convolutions, of the first norm's result.
-    fn from_normed(&self, normed: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+    fn after_norm(&self, normed: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
         let mut h = self.conv1.forward(&normed)?;
         drop(normed);
         if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {

@@ -181,9 +181,8 @@ fn map_file(file: &File) -> std::io::Result<Mmap> {
 fn release_mapped(map: &Mmap, place: &Range<usize>) {
     // SAFETY: the map is of a file and was never written to, so a page that is dropped is read from the file again when
     // it is next touched: the bytes behind every reference stay what they are.
-    let advised = unsafe {
-        map.unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len())
-    };
+    let advised =
+        unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, place.start, place.len()) };
     // It only saves memory.
     drop(advised);
 }
