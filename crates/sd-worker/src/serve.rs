@@ -187,9 +187,13 @@ fn model_folders(root: &Path) -> Result<Vec<PathBuf>> {
 fn entry(model: &ModelEntry, device: &Device, config: &Config) -> Result<engine::ModelEntry> {
     let source = loading::source(&model.source)?;
     let options = loading::options(&source, device.clone(), config.dtype)?;
+    let builder = Pipeline::builder(source).options(options);
     Ok(engine::ModelEntry {
         name: model.name.clone(),
-        builder: Pipeline::builder(source).options(options),
+        builder: match config.max_memory {
+            Some(size) => builder.max_memory(size.0),
+            None => builder,
+        },
     })
 }
 

@@ -63,6 +63,7 @@ fn failure(error: &Error) -> Outcome {
         return failed(ErrorCode::OutOfMemory, "the device has too little memory");
     }
     match error {
+        Error::Memory { .. } => failed(ErrorCode::OutOfMemory, message),
         // They may name files of this machine.
         Error::Model(_) => failed(
             ErrorCode::GenerationFailed,

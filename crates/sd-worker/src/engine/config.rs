@@ -10,7 +10,8 @@ use crate::{store::Retention, webhook::WebhookConfig};
 pub struct EngineConfig {
     /// The models, one or more. The first is loaded at once, the others when a job needs them.
     pub models: Vec<ModelEntry>,
-    /// Bytes of weights to keep loaded; the model in use stays in any case. None: all of them.
+    /// Bytes for weights and the runs of a call. The model in use and one run have their place in any case, unless the
+    /// model's own limit ([`PipelineBuilder::max_memory`]) refuses them. None: no limit.
     pub model_memory: Option<u64>,
     /// Jobs that may be queued or running.
     pub max_queue: usize,

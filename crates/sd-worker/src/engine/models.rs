@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use sd_pipeline::{Pipeline, PipelineBuilder, Result};
+use sd_pipeline::{Pipeline, PipelineBuilder};
 
-use super::{ModelEntry, metrics};
+use super::{Error, ModelEntry, metrics};
 
 /// A model stays for this many times the time its loading took, before one of equal right may push it out: at most a
 /// fifth of the time goes into loading.
@@ -12,7 +12,7 @@ const STAY: u32 = 4;
 
 pub(super) struct Models {
     entries: Vec<Entry>,
-    /// Bytes of weights.
+    /// Bytes of weights and runs.
     budget: Option<u64>,
     /// When the model loaded last may be pushed out.
     stays_until: Option<Instant>,
@@ -21,29 +21,34 @@ pub(super) struct Models {
 struct Entry {
     name: String,
     builder: PipelineBuilder,
+    /// Bytes of its weights.
+    bytes: u64,
     loaded: Option<Loaded>,
 }
 
 struct Loaded {
     pipeline: Pipeline,
-    bytes: u64,
     used: Instant,
 }
 
 impl Models {
-    pub(super) fn new(entries: Vec<ModelEntry>, budget: Option<u64>) -> Self {
-        let entries = entries
-            .into_iter()
-            .map(|ModelEntry { name, builder }| Entry {
+    /// # Errors
+    /// A model's configuration is wrong or missing.
+    pub(super) fn new(entries: Vec<ModelEntry>, budget: Option<u64>) -> Result<Self, Error> {
+        let entry = |ModelEntry { name, builder }| match builder.model_memory() {
+            Ok(memory) => Ok(Entry {
                 name,
                 builder,
+                bytes: memory.weights(),
                 loaded: None,
-            });
-        Self {
-            entries: entries.collect(),
+            }),
+            Err(source) => Err(Error::Model { name, source }),
+        };
+        Ok(Self {
+            entries: entries.into_iter().map(entry).collect::<Result<_, _>>()?,
             budget,
             stays_until: None,
-        }
+        })
     }
 
     pub(super) fn name(&self, model: usize) -> &str {
@@ -70,55 +75,48 @@ impl Models {
     }
 
     /// Loads a model: seconds to minutes.
-    pub(super) fn load(&mut self, model: usize) -> Result<()> {
-        let before = metrics::resident_bytes();
+    pub(super) fn load(&mut self, model: usize) -> sd_pipeline::Result<()> {
         let start = Instant::now();
         let entry = &mut self.entries[model];
         let pipeline = entry.builder.clone().build()?;
         // Hashed now, as every picture and checkpoint needs it.
         pipeline.weights_sha256()?;
-        let bytes = metrics::resident_bytes()
-            .zip(before)
-            .map_or(0, |(after, before)| after.saturating_sub(before));
         let used = Instant::now();
-        entry.loaded = Some(Loaded {
-            pipeline,
-            bytes,
-            used,
-        });
+        entry.loaded = Some(Loaded { pipeline, used });
         let took = used - start;
         self.stays_until = used.checked_add(took.max(Duration::from_millis(1)) * STAY);
         metrics::stage("load", took);
-        metrics::models(self.loaded());
-        tracing::info!(model = self.name(model), bytes, ?took, "model loaded");
+        metrics::models(self.loaded().count());
+        tracing::info!(model = self.name(model), ?took, "model loaded");
         Ok(())
     }
 
-    /// The model to unload for the budget's sake, `keep` excepted.
-    pub(super) fn surplus(&self, keep: usize) -> Option<usize> {
-        let budget = self.budget?;
-        let loaded = || {
-            let entries = self.entries.iter().enumerate();
-            entries.filter_map(|(model, entry)| Some((model, entry.loaded.as_ref()?)))
-        };
-        let bytes: u64 = loaded().map(|(_, loaded)| loaded.bytes).sum();
-        if bytes <= budget {
+    /// The model to unload so that `model` fits into the budget beside the others.
+    pub(super) fn surplus(&self, model: usize) -> Option<usize> {
+        let others = || self.loaded().filter(|(index, ..)| *index != model);
+        let bytes: u64 = others().map(|(_, entry, _)| entry.bytes).sum();
+        if bytes.saturating_add(self.entries[model].bytes) <= self.budget? {
             return None;
         }
-        loaded()
-            .filter(|(model, _)| *model != keep)
-            .min_by_key(|(_, loaded)| loaded.used)
-            .map(|(model, _)| model)
+        let oldest = others().min_by_key(|(_, _, loaded)| loaded.used);
+        oldest.map(|(index, ..)| index)
+    }
+
+    /// Bytes that the loaded weights leave of the budget.
+    pub(super) fn room(&self) -> u64 {
+        let weights: u64 = self.loaded().map(|(_, entry, _)| entry.bytes).sum();
+        self.budget
+            .map_or(u64::MAX, |budget| budget.saturating_sub(weights))
     }
 
     pub(super) fn unload(&mut self, model: usize) {
         self.entries[model].loaded = None;
-        metrics::models(self.loaded());
+        metrics::models(self.loaded().count());
         tracing::info!(model = self.name(model), "model unloaded");
     }
 
-    fn loaded(&self) -> usize {
-        let entries = self.entries.iter();
-        entries.filter(|entry| entry.loaded.is_some()).count()
+    fn loaded(&self) -> impl Iterator<Item = (usize, &Entry, &Loaded)> {
+        let entries = self.entries.iter().enumerate();
+        entries.filter_map(|(index, entry)| Some((index, entry, entry.loaded.as_ref()?)))
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Worker {
 struct Active {
     run: Run,
     model: usize,
+    /// What it takes in a UNet call.
+    bytes: u64,
     previews: Option<Previews>,
     calls: usize,
     step: usize,
@@ -103,7 +105,7 @@ impl Worker {
             shared.finish(job.id, end)?;
         }
         Ok(Self {
-            models: Models::new(config.models, config.model_memory),
+            models: Models::new(config.models, config.model_memory)?,
             max_batch: config.max_batch.max(1),
             max_active: config.max_active.max(config.max_batch).max(1),
             checkpoints: config.checkpoints,
@@ -177,17 +179,20 @@ impl Worker {
 
     /// Makes one UNet call for as many of the jobs as can share it.
     fn call(&mut self, picked: &[JobId]) {
-        let mut jobs = vec![];
+        let (mut jobs, mut bytes) = (vec![], 0_u64);
         for id in picked {
             if !self.activate(*id, picked) {
                 continue;
             }
+            let run = &self.active[id];
+            let together = bytes.saturating_add(run.bytes);
             let joins = match jobs.first().and_then(|first| self.active.get(first)) {
-                Some(first) => self.active[id].run.joins(&first.run),
+                Some(first) => run.run.joins(&first.run) && together <= self.models.room(),
                 None => true,
             };
             if joins {
                 jobs.push(*id);
+                bytes = together;
             }
         }
         jobs.retain(|id| self.active.contains_key(id));

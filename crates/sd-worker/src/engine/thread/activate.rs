@@ -8,7 +8,7 @@ use super::{Active, Worker, failed};
 use crate::{
     engine::{batch::guarded, metrics, now},
     jobs::{ErrorCode, Job, JobId},
-    store::Outcome,
+    store::{self, Outcome},
 };
 
 impl Worker {
@@ -57,7 +57,7 @@ impl Worker {
     }
 
     /// Counts the attempt, once in this process's life.
-    fn begin(&mut self, id: JobId) -> crate::store::Result<bool> {
+    fn begin(&mut self, id: JobId) -> store::Result<bool> {
         if self.begun.contains(&id) {
             return Ok(true);
         }
@@ -68,7 +68,7 @@ impl Worker {
         Ok(begun)
     }
 
-    fn wait_for_store(&self, error: &crate::store::Error) -> bool {
+    fn wait_for_store(&self, error: &store::Error) -> bool {
         self.store_failed("the begin of a job", error);
         std::thread::sleep(super::STORE_RETRY);
         false
@@ -91,15 +91,10 @@ impl Worker {
         }
     }
 
-    /// Loads a model, and unloads others until the budget is kept.
+    /// Loads a model, after unloading others as the budget demands.
     fn load(&mut self, model: usize) -> Result<(), Outcome> {
-        if self.models.get(model).is_none() {
-            let loaded = guarded(|| self.models.load(model));
-            loaded.map_err(|_| {
-                let name = self.models.name(model);
-                let message = format!("model {name} cannot be loaded; the log says why");
-                failed(ErrorCode::ModelUnavailable, message)
-            })?;
+        if self.models.get(model).is_some() {
+            return Ok(());
         }
         while let Some(surplus) = self.models.surplus(model) {
             let runs: Vec<_> = self
@@ -115,17 +110,20 @@ impl Worker {
             self.active.retain(|_, active| active.model != surplus);
             self.models.unload(surplus);
         }
+        let loaded = guarded(|| self.models.load(model));
         let mut board = self.shared.board();
-        if model == 0 {
+        if loaded.is_ok() && model == 0 {
             board.model_trouble = None;
         }
-        for (index, loaded) in board.loaded.iter_mut().enumerate() {
-            let pipeline = self.models.get(index);
-            *loaded = pipeline
-                .and_then(|pipeline| pipeline.weights_sha256().ok())
-                .map(str::to_owned);
+        for (index, sha256) in board.loaded.iter_mut().enumerate() {
+            let hashed = self.models.get(index).map(Pipeline::weights_sha256);
+            *sha256 = hashed.and_then(Result::ok).map(str::to_owned);
         }
-        Ok(())
+        loaded.map_err(|_| {
+            let name = self.models.name(model);
+            let message = format!("model {name} cannot be loaded; the log says why");
+            failed(ErrorCode::ModelUnavailable, message)
+        })
     }
 
     fn start(&mut self, job: &Job, model: usize) -> Result<Active, Outcome> {
@@ -135,8 +133,10 @@ impl Worker {
             return Err(failed(ErrorCode::Internal, "the model is gone"));
         };
         let _span = tracing::info_span!("start", job = %id).entered();
-        let unreadable =
-            |error: crate::store::Error| failed(ErrorCode::Internal, error.to_string());
+        let unreadable = |error: store::Error| {
+            tracing::error!("cannot read the job: {error}");
+            failed(ErrorCode::Internal, "its record cannot be read")
+        };
         let snapshot = self.shared.store.snapshot(id).map_err(unreadable)?;
         let resumed = snapshot.and_then(|snapshot| resumed(pipeline, &snapshot, id));
         let (run, calls, step) = match resumed {
@@ -157,7 +157,9 @@ impl Worker {
             tracing::debug!("the prompt is too long, the model does not see its end: {cut}");
         }
         metrics::stage("start", begin.elapsed());
+        let memory = guarded(|| pipeline.predict_memory(run.job()))?;
         Ok(Active {
+            bytes: memory.run.saturating_add(memory.unet),
             run,
             model,
             previews: job.previews,
