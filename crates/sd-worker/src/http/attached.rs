@@ -1,14 +1,15 @@
 //! Jobs that belong to a connection: the APIs of others answer with the pictures, not with a job.
 
-use std::pin::Pin;
+use std::{collections::BTreeMap, pin::Pin};
 
 use axum::http::StatusCode;
 use futures_util::{Stream, StreamExt};
+use sd_pipeline::Request;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{ApiError, AppState, Result, submit};
-use crate::jobs::{ErrorCode, Event, Job, JobError, Submission};
+use super::{ApiError, AppState, Client, Result, submit};
+use crate::jobs::{ErrorCode, Event, Job, JobError, Operation, Submission};
 
 /// A submitted job. Dropped before its end, as happens when the client disconnects, it cancels the job.
 ///
@@ -91,6 +92,26 @@ impl Drop for Attached {
                 }
             });
         }
+    }
+}
+
+/// A job of this request, with no wishes beyond it.
+pub(super) fn submission(client: &Client, model: String, request: Request) -> Submission {
+    Submission {
+        operation: match (&request.init_image, &request.mask_image) {
+            (None, _) => Operation::ImageGeneration,
+            (Some(_), None) => Operation::ImageTransform,
+            (Some(_), Some(_)) => Operation::ImageInpaint,
+        },
+        model,
+        request,
+        client: client.0.to_string(),
+        priority: 0,
+        deadline: None,
+        callback_url: None,
+        previews: None,
+        idempotency: None,
+        labels: BTreeMap::new(),
     }
 }
 

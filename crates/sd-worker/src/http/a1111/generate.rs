@@ -1,7 +1,5 @@
 //! `txt2img` and `img2img`.
 
-use std::collections::BTreeMap;
-
 use axum::{Extension, Json, extract::State};
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde::Serialize;
@@ -19,9 +17,10 @@ use super::{
 use crate::{
     http::{
         ApiError, AppState, Client, JsonObject, Result,
-        attached::{Attached, read_fields, rename_param},
+        attached::{Attached, read_fields, rename_param, submission},
+        routes::jobs::default_model,
     },
-    jobs::{Operation, PreviewKind, Previews, Submission},
+    jobs::{PreviewKind, Previews, Submission},
 };
 
 /// Steps from one preview to the next.
@@ -130,32 +129,21 @@ async fn generate(
     }
     let options = overrides.or(&sessions.options(&client));
     request.clip_skip = options.clip_skip;
-    let model = match &options.model {
-        Some(name) => models.iter().find(|model| &model.name == name),
-        None => models.first(),
+    let model = match options.model {
+        Some(name) => name,
+        None => default_model(&state)?,
     };
     let task_name = fields.force_task_id.clone().filter(|name| !name.is_empty());
+    let labels = task_name
+        .iter()
+        .map(|name| ("force_task_id".to_owned(), name.clone()));
     let submission = Submission {
-        operation: match (&request.init_image, &request.mask_image) {
-            (None, _) => Operation::ImageGeneration,
-            (Some(_), None) => Operation::ImageTransform,
-            (Some(_), Some(_)) => Operation::ImageInpaint,
-        },
-        model: model.map(|model| model.name.clone()).unwrap_or_default(),
-        request,
-        client: client.0.to_string(),
-        priority: 0,
-        deadline: None,
-        callback_url: None,
         previews: Some(Previews {
             every: PREVIEW_INTERVAL,
             kind: PreviewKind::Linear,
         }),
-        idempotency: None,
-        labels: task_name
-            .iter()
-            .map(|name| ("force_task_id".to_owned(), name.clone()))
-            .collect::<BTreeMap<_, _>>(),
+        labels: labels.collect(),
+        ..submission(&client, model, request)
     };
     let mut attached = Attached::submit(&state, submission)
         .await

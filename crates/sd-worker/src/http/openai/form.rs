@@ -1,6 +1,12 @@
 //! The forms of edits and variations.
 
-use axum::extract::{Multipart, multipart::MultipartError};
+use axum::{
+    extract::{
+        Multipart,
+        multipart::{MultipartError, MultipartRejection},
+    },
+    http::StatusCode,
+};
 use sd_image::Limits;
 use sd_pipeline::Picture;
 use serde_json::{Map, Value};
@@ -86,8 +92,16 @@ impl Form {
     /// Reads a form.
     ///
     /// # Errors
-    /// Names the part that is missing, given twice, unknown, or of the wrong type.
-    pub(super) async fn read(mut form: Multipart) -> Result<Self> {
+    /// 415 if it is none; names the part that is missing, given twice, unknown, or of the wrong type.
+    pub(super) async fn read(form: Result<Multipart, MultipartRejection>) -> Result<Self> {
+        let mut form = form.map_err(|_| {
+            ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "unsupported_media_type",
+                "expected `Content-Type: multipart/form-data` with a boundary",
+            )
+            .param("Content-Type")
+        })?;
         let mut texts = Map::new();
         let (mut image, mut mask) = (None, None);
         while let Some(part) = form.next_field().await.map_err(broken)? {
@@ -123,9 +137,7 @@ impl Form {
         };
         let decoded = image.decode(&limits).map_err(wrong("image"))?;
         let Some(mask) = mask else {
-            let redrawn = decoded
-                .alpha
-                .is_some_and(|alpha| alpha.iter().any(|&opacity| opacity == 0));
+            let redrawn = decoded.alpha.is_some_and(|alpha| alpha.contains(&0));
             let mask = redrawn.then(|| image.clone());
             return Ok(Source { image, mask });
         };

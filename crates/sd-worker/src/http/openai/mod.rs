@@ -7,11 +7,9 @@ mod fields;
 mod form;
 mod reply;
 
-use std::collections::BTreeMap;
-
 use axum::{
     Extension,
-    extract::{DefaultBodyLimit, Multipart, State},
+    extract::{DefaultBodyLimit, Multipart, State, multipart::MultipartRejection},
     http::{HeaderMap, StatusCode},
     middleware::map_response,
     response::{IntoResponse, Response},
@@ -28,10 +26,10 @@ use self::{
 };
 use super::{
     ApiError, AppState, Client, ErrorBody, EventFrame, JsonObject, Result,
-    attached::{Attached, read_fields, rename_param},
+    attached::{Attached, read_fields, rename_param, submission},
     routes::jobs::{default_model, idempotency},
 };
-use crate::jobs::{Operation, PreviewKind, Previews, Submission};
+use crate::jobs::{PreviewKind, Previews, Submission};
 
 /// Fields of a request that are called otherwise here.
 const RENAMED: [(&str, &str); 5] = [
@@ -41,6 +39,9 @@ const RENAMED: [(&str, &str); 5] = [
     ("init_image", "image"),
     ("mask_image", "mask"),
 ];
+
+/// The least of the models' default strengths.
+const MIN_STRENGTH: f64 = 0.3;
 
 /// All three.
 pub(super) fn routes() -> OpenApiRouter<AppState> {
@@ -145,7 +146,7 @@ async fn edits(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
-    form: Multipart,
+    form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response> {
     let Form {
         fields,
@@ -173,7 +174,7 @@ async fn variations(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
-    form: Multipart,
+    form: Result<Multipart, MultipartRejection>,
 ) -> Result<Response> {
     let Form {
         fields,
@@ -218,20 +219,9 @@ async fn answer(
             kind: PreviewKind::Linear,
         });
     let submission = Submission {
-        operation: match (&request.init_image, &request.mask_image) {
-            (None, _) => Operation::ImageGeneration,
-            (Some(_), None) => Operation::ImageTransform,
-            (Some(_), Some(_)) => Operation::ImageInpaint,
-        },
         idempotency: idempotency(&headers, &identity(&model, &request)?)?,
-        model,
-        request,
-        client: client.0.to_string(),
-        priority: 0,
-        deadline: None,
-        callback_url: None,
         previews,
-        labels: BTreeMap::new(),
+        ..submission(&client, model, request)
     };
     let attached = Attached::submit(&state, submission)
         .await
@@ -243,14 +233,18 @@ async fn answer(
     }
 }
 
-/// Denoising steps that a request will take.
+/// Denoising steps that a request will take at least.
 fn steps(state: &AppState, model: &str, request: &Request) -> usize {
     let models = state.engine.models();
     let defaults = models
         .iter()
         .find(|known| known.name == model)
         .map(|known| known.config.defaults.num_inference_steps);
-    request.num_inference_steps.or(defaults).unwrap_or(1)
+    let steps = request.num_inference_steps.or(defaults).unwrap_or(1);
+    match request.init_image {
+        Some(_) => (steps as f64 * request.strength.unwrap_or(MIN_STRENGTH)) as usize,
+        None => steps,
+    }
 }
 
 /// What makes a repeated request the same. Not the body: the boundaries of a form differ each time.
