@@ -1,4 +1,4 @@
-//! The API's description, and the examples of `docs/http-api.md`, which are run as they stand.
+//! The API's description, and the examples of its pages in `docs`, which are run as they stand.
 
 use std::{fs, path::Path, process::Command};
 
@@ -128,10 +128,27 @@ fn the_examples_of_the_documentation_run() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("keys"), "docs:the-key-of-the-docs\n").unwrap();
     let worker = Worker::start(folder.path(), &["--api-key-file", "keys"]);
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/http-api.md");
+    for (page, at_least) in [
+        ("http-api.md", 10),
+        ("openai-api.md", 3),
+        ("a1111-api.md", 1),
+    ] {
+        run_examples(page, at_least, folder.path(), &worker);
+    }
+    worker.assert_healthy();
+}
+
+fn run_examples(page: &str, at_least: usize, folder: &Path, worker: &Worker) {
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(page);
     let text = fs::read_to_string(&docs).unwrap();
     let blocks = examples(&text);
-    assert!(blocks.len() >= 10, "{} examples", blocks.len());
+    assert!(
+        blocks.len() >= at_least,
+        "{page}: {} examples",
+        blocks.len()
+    );
     let mut script = "set -euo pipefail\n".to_owned();
     let mut expectations = vec![];
     for (number, block) in &blocks {
@@ -141,22 +158,21 @@ fn the_examples_of_the_documentation_run() {
     }
     let output = Command::new("bash")
         .args(["-c", &script])
-        .current_dir(folder.path())
+        .current_dir(folder)
         .env("SD_WORKER", format!("http://{}", worker.client.address()))
         .env("SD_KEY", "the-key-of-the-docs")
         .output()
         .unwrap();
     let shown = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{shown}\n{errors}");
+    assert!(output.status.success(), "{page}: {shown}\n{errors}");
     for (number, part) in expectations {
         let start = format!("<<< {number}\n");
         let block = shown.split_once(&start).unwrap().1;
         let block = block.split("<<< ").next().unwrap();
         assert!(
             block.contains(&part),
-            "line {number}: `{part}` is not in:\n{block}"
+            "{page}, line {number}: `{part}` is not in:\n{block}"
         );
     }
-    worker.assert_healthy();
 }

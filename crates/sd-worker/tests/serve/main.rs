@@ -1,5 +1,6 @@
 //! The service as a client meets it: the real binary over real sockets, with the built-in model.
 
+mod a1111;
 mod access;
 mod bad_input;
 mod client;
@@ -7,6 +8,7 @@ mod documents;
 mod images;
 mod jobs;
 mod kill;
+mod openai;
 mod process;
 mod stream;
 mod worker;
