@@ -71,6 +71,7 @@ CASES = {
         "sdxl-turbo", PHOTO | {"strength": 0.5, "guidance_scale": 0.0, "num_inference_steps": 2}
     ),
     "img2img-lcm": one("lcm", PHOTO | {"strength": 0.6, "guidance_scale": 8.5}),
+    "img2img-lcm-03": one("lcm", ODD | {"strength": 0.3, "num_images": 2, "seed_mode": "batch"}),
     # Inpainting with the channels of an ordinary UNet.
     "inpaint4-sd15-default": one("sd15", HOLE),
     "inpaint4-sd15-03": one("sd15", HOLE | {"strength": 0.3, "num_inference_steps": 10}),
@@ -99,6 +100,7 @@ CASES = {
     "inpaint4-sdxl-03": one("sdxl", ODD_HOLE | {"strength": 0.3, "num_inference_steps": 10}),
     "inpaint4-sdxl-10-euler-a": one("sdxl", HOLE | {"strength": 1.0, "scheduler": "euler_a", "guidance_rescale": 0.7}),
     "inpaint4-sdxl-06-dpm2": one("sdxl", HOLE | {"strength": 0.6, "scheduler": "dpm2"}),
+    "inpaint4-lcm": one("lcm", HOLE | {"strength": 0.6, "guidance_scale": 8.5}),
     "inpaint4-sdxl-stopped": one("sdxl", HOLE | {"strength": 0.6, "denoising_end": 0.7}),
     # Inpainting with a UNet trained for it.
     "inpaint9-sd15-default": one("sd15-inpaint", HOLE),
@@ -259,7 +261,9 @@ def for_task(pipeline, request, latents):
     """The pipeline of the same family that does what is asked for."""
     xl = "XL" if hasattr(pipeline, "text_encoder_2") else ""
     kind = "Inpaint" if "mask_image" in request else "Img2Img" if "init_image" in request or latents is not None else ""
-    task = getattr(diffusers, f"StableDiffusion{xl}{kind}Pipeline")
+    consistency = kind == "Img2Img" and pipeline.unet.config.time_cond_proj_dim is not None
+    family = "LatentConsistencyModel" if consistency else f"StableDiffusion{xl}"
+    task = getattr(diffusers, f"{family}{kind}Pipeline")
     if type(pipeline) is task:
         return pipeline
     options = {}

@@ -32,11 +32,17 @@ impl Pass {
     fn new(model: &ModelConfig, job: &Job) -> Result<Self> {
         let mut scheduler = scheduler::build(model, job)?;
         let (first, end) = span(model, job, scheduler.plan())?;
-        // Says whether the scheduler can start there.
-        scheduler.restore(SchedulerState {
+        let start = SchedulerState {
             start: first,
             next: first,
             ..SchedulerState::default()
+        };
+        scheduler.restore(start).map_err(|error| match error {
+            sd_scheduler::Error::Start { expected, .. } => {
+                let expected = format!("one that can start in the middle (this one: {expected})");
+                wrong("scheduler", &job.scheduler, expected)
+            }
+            other => other.into(),
         })?;
         Ok(Self {
             scheduler,
@@ -91,6 +97,7 @@ fn span(model: &ModelConfig, job: &Job, plan: &Plan) -> Result<(usize, usize)> {
     let steps = format!("a share that leaves one of {} steps", plan.steps());
     let first = match (job.denoising_start, job.strength) {
         (Some(share), _) => plan.resumes_at(share, train_timesteps),
+        (None, Some(_)) if scheduler::spreads_steps(model, job) => 0,
         (None, Some(strength)) => plan.start_at(strength),
         (None, None) => 0,
     };

@@ -75,8 +75,8 @@ pub struct Request {
     pub negative_target_size: Option<(usize, usize)>,
     /// The picture to change. Base64 or a `data:` URI in JSON.
     pub init_image: Option<Picture>,
-    /// How much of `init_image` to change, 0 to 1: the share of `num_inference_steps` that is made. `None`: 0.8, with a mask
-    /// 1; XL: 0.3, with a mask 0.9999.
+    /// How much of `init_image` to change, 0 to 1: the share of `num_inference_steps` that is made; latent consistency models
+    /// make all of them, from less noise. `None`: 0.8, with a mask 1; XL: 0.3, with a mask 0.9999.
     pub strength: Option<f64>,
     /// How `init_image` and `mask_image` are brought to `width` and `height`. `None`: [`ResizeMode::Stretch`], and
     /// [`ResizeMode::Fill`] with `padding_mask_crop`; these are the only ones that an overlay can undo.

@@ -249,12 +249,15 @@ impl Run {
     }
 
     fn overlaid(&self, pictures: Vec<RgbImage>) -> Result<Vec<RgbImage>> {
+        if self.job.overlay != Some(true) {
+            return Ok(pictures);
+        }
         match Source::new(&self.job)? {
-            Some(source) if self.job.overlay == Some(true) => pictures
+            Some(source) => pictures
                 .iter()
                 .map(|picture| source.overlay(picture))
                 .collect(),
-            _ => Ok(pictures),
+            None => Ok(pictures),
         }
     }
 

@@ -32,6 +32,7 @@ pub(crate) fn build(model: &ModelConfig, job: &Job) -> Result<Box<dyn Scheduler>
     }
     let mut overrides = Overrides::default();
     overrides.eta = Some(job.eta);
+    overrides.strength = job.strength.filter(|_| spreads_steps(model, job));
     let config = sd_scheduler::from_file_as(&job.scheduler, &file, &overrides)?;
     let steps = NonZeroUsize::new(job.num_inference_steps).unwrap_or(NonZeroUsize::MIN);
     config.build(steps).map_err(|error| match error {
@@ -40,6 +41,14 @@ pub(crate) fn build(model: &ModelConfig, job: &Job) -> Result<Box<dyn Scheduler>
         } => wrong("num_inference_steps", steps, expected),
         other => other.into(),
     })
+}
+
+/// Whether image-to-image makes all steps, from less noise, instead of leaving the first ones out: diffusers' pipeline for
+/// latent consistency models does, but there is none of it for inpainting.
+pub(crate) fn spreads_steps(model: &ModelConfig, job: &Job) -> bool {
+    let distilled =
+        sd_scheduler::entry(&job.scheduler).is_ok_and(|entry| matches!(entry.name, "lcm" | "tcd"));
+    model.uses_guidance_embedding() && distilled && job.mask_image.is_none()
 }
 
 fn known() -> String {

@@ -280,6 +280,16 @@ fn what_does_not_fit_names_field_value_and_reason() {
             json!({"init_image": photo, "mask_image": "hole.png", "mask_polarity": "transparent_repaints"}),
             "mask_image: got an opaque picture, expected one with transparency",
         ),
+        (
+            Version::Lcm,
+            json!({"init_image": photo, "scheduler": "pndm"}),
+            "scheduler: got pndm, expected one that can start in the middle (this one: call 0, or skip_prk_steps)",
+        ),
+        (
+            Version::Lcm,
+            json!({"init_image": photo, "strength": 0.1, "num_inference_steps": 6}),
+            "num_inference_steps: got 6, expected at most 5, by strength, of 50",
+        ),
         // Variations.
         (
             v1,

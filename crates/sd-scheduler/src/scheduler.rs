@@ -77,6 +77,10 @@ pub struct Overrides {
     /// Share of fresh noise in the steps of schedulers that have such a setting (DDIM, TCD), 0 to
     /// 1. `None` is the scheduler's own.
     pub eta: Option<f64>,
+    /// Share of the steps that a model was distilled from, the lowest ones, that LCM and TCD spread
+    /// their own over, 0 to 1: their way of image-to-image, beside [`Plan::start_at`]. `None` is
+    /// all.
+    pub strength: Option<f64>,
     /// Noise added before each step of Euler's method. `None` is none.
     pub churn: Option<Churn>,
     /// The curve of sigmas, for schedulers that think in sigmas. `None` is the file's.

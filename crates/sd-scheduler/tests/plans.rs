@@ -292,3 +292,35 @@ fn noise_is_added_as_the_reference_does() {
     let scheduler = build("euler", "", 5).unwrap();
     assert!(scheduler.plan().noised(0, &ones, &other).is_err());
 }
+
+#[test]
+fn distilled_steps_are_spread_over_the_share_that_strength_leaves() {
+    let timesteps = |name: &str, strength, steps| {
+        let mut overrides = Overrides::default();
+        overrides.strength = Some(strength);
+        let config = from_file_as(name, &SchedulerFile::parse("{}").unwrap(), &overrides)?;
+        let scheduler = config.build(NonZeroUsize::new(steps).unwrap())?;
+        let calls = &scheduler.plan().levels()[..scheduler.plan().calls()];
+        Ok(calls.iter().map(|call| call.timestep).collect::<Vec<_>>())
+    };
+    for name in ["lcm", "tcd"] {
+        assert_eq!(
+            timesteps(name, 1.0, 4).unwrap(),
+            [999.0, 759.0, 499.0, 259.0]
+        );
+        assert_eq!(
+            timesteps(name, 0.5, 4).unwrap(),
+            [499.0, 379.0, 259.0, 139.0]
+        );
+        for (strength, steps, reason) in [
+            (0.5, 26, "at most 25, by strength, of 50"),
+            (0.01, 1, "at most 0, by strength, of 50"),
+            (1.0, 51, "at most the 50 original_inference_steps"),
+            (1.5, 4, "strength"),
+            (f64::NAN, 4, "strength"),
+        ] {
+            let error: Error = timesteps(name, strength, steps).unwrap_err();
+            assert!(error.to_string().contains(reason), "{error}");
+        }
+    }
+}

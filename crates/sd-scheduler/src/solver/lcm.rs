@@ -9,7 +9,7 @@ use crate::{
     prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
-    solver::table,
+    solver::table::{self, DistilledSteps},
     tensor::combine,
     train::{LATENT_BETAS, TrainSchedule, ZeroSnr},
 };
@@ -48,7 +48,7 @@ fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn Sche
         ));
     }
     Ok(Box::new(Lcm {
-        original_steps: table::original_steps(NAME, file, &train)?,
+        distilled: DistilledSteps::from_file(NAME, file, overrides, &train)?,
         own: table::own_timesteps(NAME, overrides, &train)?,
         predictor: Predictor::limited(NAME, file, Some(false))?,
         train,
@@ -60,7 +60,7 @@ fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn Sche
 struct Lcm {
     train: TrainSchedule,
     predictor: Predictor,
-    original_steps: usize,
+    distilled: DistilledSteps,
     /// The caller's timesteps.
     own: Option<Vec<usize>>,
     scaling: f64,
@@ -74,7 +74,7 @@ impl SchedulerConfig for Lcm {
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
         let steps = steps.get();
         let timesteps = table::own_or(NAME, self.own.as_deref(), steps, || {
-            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps)
+            self.distilled.timesteps(NAME, steps)
         })?;
         let levels = timesteps
             .iter()

@@ -113,44 +113,66 @@ pub(super) fn eta(
     }
 }
 
-/// How many steps the solver took that an LCM or TCD model was distilled from.
-pub(super) fn original_steps(
-    scheduler: &'static str,
-    file: &SchedulerFile,
-    train: &TrainSchedule,
-) -> Result<usize> {
-    let steps = file.original_inference_steps.unwrap_or(50);
-    if !(1..=train.len()).contains(&steps) {
-        return Err(Error::config(
-            scheduler,
-            "original_inference_steps",
-            steps,
-            "1 to num_train_timesteps",
-        ));
-    }
-    Ok(steps)
+/// The steps of the solver that an LCM or TCD model was distilled from.
+#[derive(Debug)]
+pub(super) struct DistilledSteps {
+    /// Timesteps from one to the next.
+    stride: usize,
+    /// How many there were.
+    original: usize,
+    /// The lowest of them, which a run picks its own from: all, or the caller's share.
+    available: usize,
 }
 
-/// The timesteps of `steps` steps, evenly picked from the `original` ones that a model was
-/// distilled on.
-pub(super) fn distilled_timesteps(
-    scheduler: &'static str,
-    train: &TrainSchedule,
-    original: usize,
-    steps: usize,
-) -> Result<Vec<usize>> {
-    if steps > original {
-        let expected = format!("at most the {original} original_inference_steps");
-        return Err(Error::Steps {
-            scheduler,
-            steps,
-            expected,
-        });
+impl DistilledSteps {
+    pub(super) fn from_file(
+        scheduler: &'static str,
+        file: &SchedulerFile,
+        overrides: &Overrides,
+        train: &TrainSchedule,
+    ) -> Result<Self> {
+        let original = file.original_inference_steps.unwrap_or(50);
+        if !(1..=train.len()).contains(&original) {
+            return Err(Error::config(
+                scheduler,
+                "original_inference_steps",
+                original,
+                "1 to num_train_timesteps",
+            ));
+        }
+        let strength = overrides.strength.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&strength) {
+            return Err(Error::config(scheduler, "strength", strength, "0 to 1"));
+        }
+        Ok(Self {
+            stride: train.len() / original,
+            original,
+            available: (original as f64 * strength) as usize,
+        })
     }
-    let stride = train.len() / original;
-    let interval = original as f64 / steps as f64;
-    let picked = |step: usize| (step as f64 * interval).floor() as usize;
-    Ok((0..steps)
-        .map(|step| (original - picked(step)) * stride - 1)
-        .collect())
+
+    /// The timesteps of `steps` steps, evenly picked.
+    pub(super) fn timesteps(&self, scheduler: &'static str, steps: usize) -> Result<Vec<usize>> {
+        let &Self {
+            stride,
+            original,
+            available,
+        } = self;
+        if steps > available {
+            let expected = match available == original {
+                true => format!("at most the {original} original_inference_steps"),
+                false => format!("at most {available}, by strength, of {original}"),
+            };
+            return Err(Error::Steps {
+                scheduler,
+                steps,
+                expected,
+            });
+        }
+        let interval = available as f64 / steps as f64;
+        let picked = |step: usize| (step as f64 * interval).floor() as usize;
+        Ok((0..steps)
+            .map(|step| (available - picked(step)) * stride - 1)
+            .collect())
+    }
 }

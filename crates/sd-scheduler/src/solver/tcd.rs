@@ -9,7 +9,7 @@ use crate::{
     prediction::Predictor,
     registry::{Entry, SigmaSupport},
     run::{Call, Memory, Run, Solver},
-    solver::table,
+    solver::table::{self, DistilledSteps},
     train::{LATENT_BETAS, TrainSchedule, ZeroSnr},
 };
 
@@ -32,7 +32,7 @@ pub(super) const ENTRY: Entry = Entry {
 fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn SchedulerConfig>> {
     let train = TrainSchedule::from_file(NAME, file, &LATENT_BETAS, ZeroSnr::Exact)?;
     Ok(Box::new(Tcd {
-        original_steps: table::original_steps(NAME, file, &train)?,
+        distilled: DistilledSteps::from_file(NAME, file, overrides, &train)?,
         own: table::own_timesteps(NAME, overrides, &train)?,
         // The reference has the keys of clipping and thresholding, and does not use them.
         predictor: Predictor::unlimited(file),
@@ -45,7 +45,7 @@ fn configure(file: &SchedulerFile, overrides: &Overrides) -> Result<Box<dyn Sche
 struct Tcd {
     train: TrainSchedule,
     predictor: Predictor,
-    original_steps: usize,
+    distilled: DistilledSteps,
     /// The caller's timesteps.
     own: Option<Vec<usize>>,
     eta: f64,
@@ -59,7 +59,7 @@ impl SchedulerConfig for Tcd {
     fn build(&self, steps: NonZeroUsize) -> Result<Box<dyn Scheduler>> {
         let steps = steps.get();
         let timesteps = table::own_or(NAME, self.own.as_deref(), steps, || {
-            table::distilled_timesteps(NAME, &self.train, self.original_steps, steps)
+            self.distilled.timesteps(NAME, steps)
         })?;
         // The last step goes to timestep 0, which is not quite clean.
         let levels: Vec<_> = timesteps
