@@ -8,13 +8,30 @@ the initial latents, those after every scheduler step, and the picture.
 import diffusers
 import numpy as np
 import torch
-from diffusers import KDPM2DiscreteScheduler
+from diffusers import (
+    DDPMScheduler,
+    DEISMultistepScheduler,
+    DPMSolverSinglestepScheduler,
+    KDPM2AncestralDiscreteScheduler,
+    KDPM2DiscreteScheduler,
+    LMSDiscreteScheduler,
+    TCDScheduler,
+)
 from PIL import Image, ImageOps
 
 import e2e
 from common import ROOT, fresh, generator, relative_error, save_json, save_tensors
 
-SCHEDULERS = e2e.SCHEDULERS | {"dpm2": KDPM2DiscreteScheduler}
+SCHEDULERS = e2e.SCHEDULERS | {
+    "ddpm": DDPMScheduler,
+    "deis": DEISMultistepScheduler,
+    "dpm2": KDPM2DiscreteScheduler,
+    "dpm2_a": KDPM2AncestralDiscreteScheduler,
+    "dpmpp_2s": DPMSolverSinglestepScheduler,
+    "lms": LMSDiscreteScheduler,
+    "tcd": TCDScheduler,
+}
+OTHERS = ["ddpm", "deis", "dpm2_a", "dpmpp_2s", "lms", "tcd"]
 
 CAT = {"prompt": "a photo of a cat", "seed": 42, "num_inference_steps": 5}
 PHOTO = CAT | {"init_image": "photo.png"}
@@ -54,6 +71,7 @@ CASES = {
         PHOTO | {"strength": 0.6},
         ["pndm", "ddim", "euler_a", "heun", "dpm2", "dpmpp_2m", "unipc", "lcm"],
     ),
+    **each("img2img-sd21", "sd21", ODD | {"strength": 0.6}, OTHERS),
     "img2img-sd21-06": one("sd21", ODD | {"strength": 0.6, "negative_prompt": "blurry"}),
     "img2img-sd21-heun": one("sd21", PHOTO | {"strength": 0.3, "scheduler": "heun", "num_inference_steps": 10}),
     "img2img-sdxl-default": one("sdxl", PHOTO | {"num_inference_steps": 10}),
@@ -94,6 +112,7 @@ CASES = {
         HOLE | {"strength": 0.6},
         ["pndm", "ddim", "euler_a", "heun", "dpm2", "dpmpp_2m", "unipc", "lcm"],
     ),
+    **each("inpaint4-sd15", "sd15", ODD_HOLE | {"strength": 0.6}, OTHERS),
     "inpaint4-sd21-06": one("sd21", ODD_HOLE | {"strength": 0.6}),
     "inpaint4-sd21-10-heun": one("sd21", HOLE | {"scheduler": "heun"}),
     "inpaint4-sdxl-default": one("sdxl", HOLE),
