@@ -1,5 +1,6 @@
 //! The command line as data. Spelling is checked here; what a model allows is the library's to say.
 
+mod memory;
 mod passes;
 mod preview;
 mod source;
@@ -17,10 +18,11 @@ use clap::{
     Args, Parser, Subcommand, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
 };
+pub use memory::MemoryArgs;
 pub use passes::{HiresArgs, RefinerArgs};
 pub use preview::PreviewArgs;
 use sd_config::Version;
-use sd_pipeline::SeedMode;
+use sd_pipeline::{PromptWeighting, SeedMode};
 use serde::{
     Deserialize, Serialize,
     de::{DeserializeOwned, IntoDeserializer, value},
@@ -73,6 +75,10 @@ pub struct GenerateArgs {
     /// Prompt of the second text encoder, for models that have two [default: PROMPT]
     #[arg(long, value_name = "TEXT")]
     pub prompt_2: Option<String>,
+
+    /// How brackets in prompts are read: as text, or as weights and edits in the manner of a web UI [default: plain]
+    #[arg(long, value_name = "MANNER", value_parser = one_of::<PromptWeighting>(&["plain", "a1111", "comfyui"]))]
+    pub prompt_weighting: Option<PromptWeighting>,
 
     /// `builtin`, a folder in diffusers layout, or a Hugging Face id, ORG/NAME or ORG/NAME@REVISION [default: builtin]
     #[arg(long, short, value_name = "MODEL", help_heading = "Model")]
@@ -186,6 +192,10 @@ pub struct GenerateArgs {
         default_value = "f32"
     )]
     pub dtype: DtypeArg,
+
+    /// How much memory to take.
+    #[command(flatten)]
+    pub memory: MemoryArgs,
 }
 
 /// `sd-worker serve`. Every flag is also a key of the TOML file and a variable of the environment.

@@ -194,6 +194,7 @@ impl Error {
             | Self::OpenToAll { .. }
             | Self::SeveralToStdout { .. }
             | Self::PreviewToStdout
+            | Self::Pipeline(sd_pipeline::Error::Memory { .. })
             | Self::StdoutIsTerminal => 2,
             _ => 1,
         }

@@ -101,7 +101,10 @@ fn refine(
 )]
 fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
     let stage = Stage::new("loading the model");
-    let mut builder = builder(args, source, &stage)?;
+    let mut builder = builder(args, source, &stage)?.attention_slice(args.memory.attention_slice);
+    if let Some(limit) = args.memory.max_memory {
+        builder = builder.max_memory(limit.0);
+    }
     if let Some(path) = &args.preview.tiny_vae {
         builder = builder.tiny_vae(path);
     }

@@ -19,6 +19,7 @@ pub(super) fn request(args: &GenerateArgs) -> Result<Request> {
     let request = Request {
         negative_prompt: args.negative_prompt.clone(),
         prompt_2: args.prompt_2.clone(),
+        prompt_weighting: args.prompt_weighting,
         num_inference_steps: args.steps,
         guidance_scale: args.guidance_scale,
         guidance_rescale: args.guidance_rescale,
@@ -38,6 +39,7 @@ pub(super) fn request(args: &GenerateArgs) -> Result<Request> {
             .is_some()
             .then_some(args.refiner.refiner_start),
         hires: args.hires.hires(),
+        vae_tiling: args.memory.vae_tiling,
         ..Request::new(&args.prompt)
     };
     let request = sourced(request, &args.source)?;

@@ -225,6 +225,52 @@ fn previews_lie_beside_the_picture_and_do_not_change_it() {
 }
 
 #[test]
+fn memory_is_limited_and_traded() {
+    let folder = folder();
+    let made = |more: &[&str]| {
+        let args = [&["--width", "192", "--height", "192", "--seed", "1"], more].concat();
+        assert_done(&generate(folder.path(), &args));
+        Png::read(folder.path().join("out.png"))
+    };
+    let plain = made(&[]);
+    for more in [
+        &["--max-memory", "4GiB"][..],
+        &["--attention-slice", "64"],
+        &["--vae-tiling=false"],
+    ] {
+        assert!(made(more).pixels == plain.pixels, "{more:?}");
+    }
+    assert!(made(&["--vae-tiling"]).pixels != plain.pixels);
+    let output = generate(folder.path(), &["--max-memory", "1MiB"]);
+    assert_fails(&output, 2, &["memory", "1 MiB"]);
+}
+
+#[test]
+fn brackets_are_text_unless_a_manner_is_given() {
+    let folder = folder();
+    let pictures = [None, Some("plain"), Some("a1111"), Some("comfyui")].map(|manner| {
+        let mut args = vec![
+            "generate",
+            "a (red:1.5) circle",
+            "--steps",
+            "2",
+            "--seed",
+            "1",
+        ];
+        args.extend(
+            manner
+                .iter()
+                .flat_map(|manner| ["--prompt-weighting", manner]),
+        );
+        assert_done(&worker(folder.path(), args));
+        Png::read(folder.path().join("out.png")).pixels
+    });
+    assert!(pictures[0] == pictures[1]);
+    assert!(pictures[1] != pictures[2]);
+    assert!(pictures[2] != pictures[3]);
+}
+
+#[test]
 fn a_file_that_is_no_picture_is_named_before_the_model_is_loaded() {
     let folder = folder();
     photo(folder.path(), "in.png");
@@ -369,6 +415,13 @@ fn what_does_not_go_together_is_wrong_usage() {
             &["--aesthetic-score", "7"],
             &["--aesthetic-score", "refiner"],
         ),
+        (&["--max-memory", "lots"], &["--max-memory", "8 GiB"]),
+        (&["--attention-slice", "0"], &["--attention-slice", "0"]),
+        (&["--vae-tiling=maybe"], &["--vae-tiling", "true"]),
+        (
+            &["--prompt-weighting", "heavy"],
+            &["heavy", "a1111", "comfyui"],
+        ),
         (&["--preview-every", "0"], &["--preview-every", "0"]),
         (
             &["--preview-every", "1", "--output", "-"],
@@ -406,11 +459,12 @@ fn help_names_the_flags_of_pictures() {
     let help = crate::stdout(&worker(folder.path(), ["generate", "--help"]));
     let flags = "init-image strength resize-mode mask mask-polarity mask-blur outpaint hires-scale hires-width \
                  hires-height hires-upscaler hires-strength hires-steps refiner refiner-start aesthetic-score \
-                 negative-aesthetic-score variation-seed variation-strength preview-every preview-kind tiny-vae";
+                 negative-aesthetic-score variation-seed variation-strength preview-every preview-kind tiny-vae \
+                 prompt-weighting max-memory attention-slice";
     for flag in flags.split_whitespace() {
         assert!(help.contains(&format!("--{flag} ")), "{flag}: {help}");
     }
-    for flag in ["--only-masked[=", "--overlay[="] {
+    for flag in ["--only-masked[=", "--overlay[=", "--vae-tiling[="] {
         assert!(help.contains(flag), "{flag}: {help}");
     }
 }
