@@ -11,7 +11,7 @@ use image::{
     RgbImage,
 };
 
-use crate::{Error, Result, jpeg};
+use crate::{Error, Result, jpeg, webp};
 
 /// How large a picture may be. A larger one is refused by its header, before its pixels are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,6 +143,11 @@ impl<'a> Header<'a> {
             Ok(ImageFormat::WebP) => "WebP",
             _ => return Err(Error::Format),
         };
+        if format == "WebP" {
+            for (width, height) in webp::frames(bytes) {
+                limits.check((width, height), u64::from(width) * u64::from(height) * 4)?;
+            }
+        }
         let failed = |source| limits.failed(format, source);
         let mut decoder = decoder(format, bytes, limits).map_err(failed)?;
         Ok(Self {

@@ -18,6 +18,7 @@ mod outpaint;
 mod overlay;
 mod picture;
 mod resize;
+mod webp;
 
 pub use blur::gaussian_blur;
 pub use decode::{Decoded, Limits};

@@ -138,6 +138,33 @@ fn a_bomb_is_refused_by_its_header() {
     }
 }
 
+/// A frame may be larger than the picture that it is said to be in.
+#[test]
+fn a_bomb_within_a_small_picture_is_refused() {
+    for (file, chunk) in [("oriented.webp", b"VP8L"), ("animated.webp", b"VP8L")] {
+        let mut bytes = picture(file).bytes().to_vec();
+        let at = bytes.windows(4).position(|name| name == chunk).unwrap();
+        bytes[at + 9..at + 13].copy_from_slice(&(0x3FFF_u32 | 0x3FFF << 14).to_le_bytes());
+        match decode(&bytes) {
+            Err(Error::TooLarge { width, height, .. }) => {
+                assert_eq!((width, height), (0x4000, 0x4000))
+            }
+            other => panic!("{file}: {other:?}"),
+        }
+    }
+    let mut bytes = picture("lossy.webp").bytes().to_vec();
+    let at = bytes.windows(4).position(|name| name == b"VP8 ").unwrap();
+    bytes[at + 14..at + 18].copy_from_slice(&[0xFF, 0x3F, 0xFF, 0x3F]);
+    assert!(matches!(
+        decode(&bytes),
+        Err(Error::TooLarge {
+            width: 0x3FFF,
+            height: 0x3FFF,
+            ..
+        })
+    ));
+}
+
 /// The checksum of PNG chunks.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
