@@ -171,6 +171,11 @@ impl From<sd_pipeline::Error> for ApiError {
                 "invalid_value",
                 source.to_string(),
             ),
+            Error::Memory { .. } => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "insufficient_memory",
+                error.to_string(),
+            ),
             Error::NotTextToImage { .. } => Self::unsupported("model", error.to_string()),
             _ => Self::internal(&error),
         }

@@ -9,6 +9,9 @@ use serde_json::{Map, Value};
 
 use super::{ApiError, Result};
 
+/// Values in a JSON body, nested ones too. Each takes many times its length in memory, and no request needs so many.
+const MAX_VALUES: usize = 10_000;
+
 /// A JSON body. 415 for another content type, 400 for what is not JSON, 422 for JSON that does not fit, naming the field.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<T>(pub T);
@@ -83,7 +86,7 @@ async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum:
         )
         .param("Content-Type"));
     }
-    axum::body::Bytes::from_request(request, state)
+    let bytes = axum::body::Bytes::from_request(request, state)
         .await
         .map_err(|_| {
             ApiError::new(
@@ -91,7 +94,38 @@ async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum:
                 "body_unreadable",
                 "the body broke off",
             )
-        })
+        })?;
+    if num_values(&bytes) > MAX_VALUES {
+        return Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body may have at most {MAX_VALUES} values"),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// How many values a JSON text has at most: one, and one for each comma and opening bracket outside its strings.
+fn num_values(json: &[u8]) -> usize {
+    let mut count = 1;
+    let mut bytes = json.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b',' | b'[' | b'{' => count += 1,
+            b'"' => {
+                // To the string's end; what follows a backslash does not end it.
+                while let Some(byte) = bytes.next() {
+                    match byte {
+                        b'"' => break,
+                        b'\\' => drop(bytes.next()),
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    count
 }
 
 /// A page of another origin can send `text/plain` without asking; JSON it cannot.
@@ -148,5 +182,22 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             .await
             .map(|axum::extract::Path(value)| Self(value))
             .map_err(|_: PathRejection| ApiError::not_found("there is nothing under this path"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_counted_outside_strings() {
+        for (json, count) in [
+            (r#"7"#, 1),
+            (r#"{"a": 1, "b": [1, 2]}"#, 5),
+            (r#"{"a": "[,,\",,{\\", "b": ","}"#, 3),
+            (r#""never ends \"#, 1),
+        ] {
+            assert_eq!(num_values(json.as_bytes()), count, "{json}");
+        }
     }
 }

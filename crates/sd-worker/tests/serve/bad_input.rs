@@ -256,7 +256,7 @@ fn bodies_that_are_no_job_are_refused_by_kind() {
     let (worker, _folder) = Worker::fresh(&LIMITS);
     let json = worker.client.with("content-type", "application/json");
     let post = |body: &[u8]| json.send("POST", "/v1/jobs", body);
-    let deep = "[".repeat(100_000);
+    let deep = "[".repeat(5_000);
     for body in [
         &b""[..],
         b"{",
@@ -269,6 +269,8 @@ fn bodies_that_are_no_job_are_refused_by_kind() {
     ] {
         assert_error(&post(body), 400, "invalid_json", None);
     }
+    let wide = format!("{{\"prompt\": [0{}]}}", ",0".repeat(100_000));
+    assert_error(&post(wide.as_bytes()), 413, "body_too_large", None);
     for body in [&b"[]"[..], b"null", b"7", b"\"prompt\""] {
         assert_error(&post(body), 422, "invalid_value", None);
     }
