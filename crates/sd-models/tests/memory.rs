@@ -208,6 +208,7 @@ fn a_model_takes_its_weights_and_while_it_loads_little_else() {
 
 #[test]
 fn a_smaller_slice_takes_less_on_a_gpu_alone() {
+    let _turn = TURN.lock();
     let config = ModelConfig::preset(Version::V1_5);
     let mut memory = ModelMemory::new(&config, DType::F16, &Device::Cpu).unwrap();
     let whole = memory.unet(2, [64, 64], 77);
@@ -217,6 +218,7 @@ fn a_smaller_slice_takes_less_on_a_gpu_alone() {
 
 #[test]
 fn more_never_takes_less() {
+    let _turn = TURN.lock();
     for version in Version::ALL {
         let config = ModelConfig::preset(version);
         let memory = ModelMemory::new(&config, DType::F32, &Device::Cpu).unwrap();
