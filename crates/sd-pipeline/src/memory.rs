@@ -4,7 +4,10 @@ use sd_config::ModelConfig;
 use sd_image::{Limits, Picture};
 use sd_models::ModelMemory;
 
-use crate::{Error, Job, Request, Result, Upscaler, conditioning::is_guided, error::size};
+use crate::{
+    Error, Job, PromptWeighting, Request, Result, Upscaler, conditioning::is_guided, error::size,
+    text::MAX_WINDOWS,
+};
 
 /// Tensors of its latents' shape that a run has at its busiest: the latents, what they are taken to become, the noise, the
 /// scheduler's memory, and a UNet call's input, output and guided prediction, some of them once a branch of guidance.
@@ -26,7 +29,7 @@ const READ: u64 = 16;
 pub struct MemoryEstimate {
     /// The model's weights.
     pub weights: u64,
-    /// The latents of the run and of its schedulers, and snapshots of them.
+    /// The encoded prompts, the latents of the run and of its schedulers, and snapshots of them.
     pub run: u64,
     /// Encoding the prompts.
     pub text: u64,
@@ -46,6 +49,7 @@ impl MemoryEstimate {
         let last = second.as_ref().unwrap_or(job);
         let images = job.num_images as u64;
         let original = original_pixels(job);
+        let windows = Windows::of(job);
         let overlaid = match job.overlay {
             Some(true) => original.saturating_mul(RGB * images + READ),
             _ => 0,
@@ -53,7 +57,8 @@ impl MemoryEstimate {
         Self {
             weights: memory.weights(),
             run: latent_bytes(model, last)
-                .saturating_mul(LATENTS + job.mask_image.as_ref().map_or(0, |_| INPAINT_LATENTS)),
+                .saturating_mul(LATENTS + job.mask_image.as_ref().map_or(0, |_| INPAINT_LATENTS))
+                .saturating_add(text_bytes(model, windows.of_all)),
             text: memory.text(),
             encode: passes()
                 .map(|pass| encode(memory, job, pass, original))
@@ -62,7 +67,11 @@ impl MemoryEstimate {
             unet: passes()
                 .map(|pass| {
                     let samples = pass.num_images * if is_guided(model, pass) { 2 } else { 1 };
-                    memory.unet(samples, latents(model, pass), tokens(model))
+                    memory.unet(
+                        samples,
+                        latents(model, pass),
+                        windows.of_one * tokens(model),
+                    )
                 })
                 .max()
                 .unwrap_or(0),
@@ -209,7 +218,59 @@ fn latent_bytes(model: &ModelConfig, job: &Job) -> u64 {
         .fold(4, |bytes: u64, &size| bytes.saturating_mul(size as u64))
 }
 
-/// Tokens of an encoded prompt.
+/// Windows of text at most, as counting tokens takes a tokenizer: each has at least a byte.
+struct Windows {
+    /// Of the longest prompt.
+    of_one: usize,
+    /// Of all texts that the run keeps, as prompts may change from step to step.
+    of_all: usize,
+}
+
+impl Windows {
+    fn of(job: &Job) -> Self {
+        let second = [&job.prompt_2, &job.negative_prompt, &job.negative_prompt_2];
+        let prompts = [Some(&job.prompt)]
+            .into_iter()
+            .chain(second.map(Option::as_ref));
+        let prompts: Vec<&String> = prompts.flatten().collect();
+        if job.prompt_weighting == PromptWeighting::Plain {
+            return Self {
+                of_one: 1,
+                of_all: prompts.len(),
+            };
+        }
+        let windows = |text: &&String| 1 + text.len() / 75 + text.matches("BREAK").count();
+        let of_one = prompts
+            .iter()
+            .map(windows)
+            .max()
+            .unwrap_or(1)
+            .min(MAX_WINDOWS);
+        let steps =
+            job.num_inference_steps + job.second_pass().map_or(0, |pass| pass.num_inference_steps);
+        // An edit changes the text once, an alternation in every step.
+        let texts = |text: &&String| match text.contains('|') {
+            true => steps,
+            false => (1 + text.matches(':').count()).min(steps),
+        };
+        let texts: usize = prompts.iter().map(texts).sum();
+        Self {
+            of_one,
+            of_all: (texts * of_one).min(MAX_WINDOWS),
+        }
+    }
+}
+
+/// Bytes of so many windows of encoded text.
+fn text_bytes(model: &ModelConfig, windows: usize) -> u64 {
+    let width = model.unet.cross_attention_dim.get(0);
+    let sizes = [windows, tokens(model), width, size_of::<f32>()];
+    sizes
+        .iter()
+        .fold(1, |bytes: u64, &size| bytes.saturating_mul(size as u64))
+}
+
+/// Tokens of a window.
 fn tokens(model: &ModelConfig) -> usize {
     let encoders = model.text_encoders.iter();
     encoders

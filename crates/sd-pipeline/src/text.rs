@@ -7,7 +7,7 @@ use sd_models::text::{Conditioning, TextEncoders, Weighting, Windows};
 use crate::{Error, Job, Result, prompt};
 
 /// Most windows of encoded text that a run keeps, of all texts that its steps have: about 250 MB for v1.5.
-const MAX_WINDOWS: usize = 1024;
+pub(crate) const MAX_WINDOWS: usize = 1024;
 
 /// One text an encoder. No text at all stands for zeros.
 pub(crate) type Texts = Vec<String>;

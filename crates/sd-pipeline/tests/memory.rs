@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use common::{finish, pictures, pipeline, request};
 use image::ImageFormat;
 use sd_pipeline::{
-    AttentionSlice, DType, Error, Hires, MemoryEstimate, Picture, Pipeline, Request, RgbImage,
-    Upscaler, builtin_model,
+    AttentionSlice, DType, Error, Hires, MemoryEstimate, Picture, Pipeline, PromptWeighting,
+    Request, RgbImage, Upscaler, builtin_model,
 };
 
 struct Counting;
@@ -140,6 +140,16 @@ fn the_peak_of_the_built_in_model_is_predicted() {
                 mask_image: Some(mask(256, 256)),
                 overlay: Some(true),
                 ..step(256, 256)
+            },
+        ),
+        (
+            "of many words",
+            Request {
+                prompt_weighting: Some(PromptWeighting::A1111),
+                ..Request {
+                    prompt: "a (red:1.2) circle beside a blue star, ".repeat(20),
+                    ..step(128, 128)
+                }
             },
         ),
         (
