@@ -54,7 +54,7 @@ pub(super) fn guarded<T>(work: impl FnOnce() -> sd_pipeline::Result<T>) -> Resul
 
 fn failure(error: &Error) -> Outcome {
     let message = report(error);
-    tracing::warn!("a job failed: {message}");
+    tracing::warn!("the pipeline failed: {message}");
     // CUDA's and Metal's words for it; on the CPU the process ends.
     if ["out of memory", "OUT_OF_MEMORY", "OutOfMemory"]
         .iter()

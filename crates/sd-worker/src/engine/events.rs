@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 
-use super::shared::{Shared, Status};
+use super::{board::Status, shared::Shared};
 use crate::{
     jobs::{ErrorCode, Event, EventId, Job, JobError, JobId, State},
     store,

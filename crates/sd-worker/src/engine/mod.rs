@@ -10,6 +10,7 @@
 //! worker may stop at any moment: what is not recorded is computed again.
 
 mod batch;
+mod board;
 mod config;
 mod error;
 mod events;

@@ -1,6 +1,7 @@
 //! The one thread that owns the models: it picks a batch, advances it, records what came of it, and picks again.
 
 mod activate;
+mod record;
 mod stop;
 
 use std::{
@@ -20,7 +21,7 @@ use super::{
 };
 use crate::{
     jobs::{ErrorCode, JobId, Previews},
-    store::{self, Checkpoint, Outcome, Retention, Unfinished},
+    store::{Outcome, Retention, Unfinished},
 };
 
 /// How often expired jobs are looked for.
@@ -290,77 +291,6 @@ impl Worker {
         }
     }
 
-    /// Brings those jobs of a call to disk for which it is time.
-    fn checkpoint(&mut self, jobs: &[JobId]) {
-        let due: Vec<_> = jobs
-            .iter()
-            .copied()
-            .filter(|id| {
-                let suspect = self.is_suspect(*id);
-                self.active.get(id).is_some_and(|active| {
-                    let (calls, at) = active.saved;
-                    suspect
-                        || active.calls >= calls.saturating_add(self.checkpoints.calls.max(1))
-                        || at.elapsed() >= self.checkpoints.interval
-                })
-            })
-            .collect();
-        if due.is_empty() {
-            return;
-        }
-        if let Err(error) = self.save(&due) {
-            self.store_failed("a checkpoint", &error);
-            return;
-        }
-        // Who is past the call at which the worker died is no longer suspected.
-        let mut board = self.shared.board();
-        for id in due {
-            if let Some(task) = board.schedule.get_mut(id)
-                && task.suspect.is_some_and(|died_at| task.calls > died_at)
-            {
-                task.suspect = None;
-            }
-        }
-    }
-
-    fn is_suspect(&self, id: JobId) -> bool {
-        let board = self.shared.board();
-        board
-            .schedule
-            .get(id)
-            .is_some_and(|task| task.suspect.is_some())
-    }
-
-    /// Brings runs to disk.
-    fn save(&mut self, jobs: &[JobId]) -> store::Result<()> {
-        let start = Instant::now();
-        let mut checkpoints = vec![];
-        for id in jobs {
-            let Some(active) = self.active.get(id) else {
-                continue;
-            };
-            match batch::guarded(|| active.run.snapshot()) {
-                Ok(snapshot) => checkpoints.push(Checkpoint {
-                    id: *id,
-                    calls: active.calls,
-                    step: active.step,
-                    total: active.total,
-                    snapshot,
-                }),
-                // It can go on without, and starts at its last one if it must.
-                Err(outcome) => tracing::warn!(job = %id, "no checkpoint: {outcome:?}"),
-            }
-        }
-        self.shared.store.checkpoint(&checkpoints)?;
-        for Checkpoint { id, calls, .. } in &checkpoints {
-            if let Some(active) = self.active.get_mut(id) {
-                active.saved = (*calls, Instant::now());
-            }
-        }
-        metrics::stage("checkpoint", start.elapsed());
-        Ok(())
-    }
-
     /// Decodes a run that is done, and records its pictures.
     fn finish(&mut self, id: JobId) {
         self.mark(&[id]);
@@ -379,54 +309,6 @@ impl Worker {
         metrics::stage("decode", start.elapsed());
         metrics::memory();
         self.end(id, outcome);
-    }
-
-    /// Ends a job, now or when the store works again.
-    fn end(&mut self, id: JobId, outcome: Outcome) {
-        self.active.remove(&id);
-        if let Err(error) = self.shared.finish(id, outcome.clone()) {
-            self.shared.board().schedule.remove(id);
-            self.unsaved.push((id, outcome));
-            self.store_failed("the end of a job", &error);
-        }
-    }
-
-    /// Says what is worked on at this moment: who is to blame if the worker dies.
-    fn mark(&self, jobs: &[JobId]) {
-        let calls = |id: &JobId| self.active.get(id).map_or(0, |active| active.calls);
-        let marks: Vec<_> = jobs.iter().map(|id| (*id, calls(id))).collect();
-        if let Err(error) = self.shared.store.mark(&marks) {
-            self.store_failed("what is worked on", &error);
-        }
-    }
-
-    fn sweep(&mut self) {
-        self.swept = Some(Instant::now());
-        metrics::memory();
-        let board = self.shared.board();
-        self.begun.retain(|id| board.schedule.contains(*id));
-        drop(board);
-        // Until something fails again.
-        self.shared.board().store_trouble = None;
-        let unsaved = std::mem::take(&mut self.unsaved);
-        for (id, outcome) in unsaved {
-            self.end(id, outcome);
-        }
-        match self.shared.store.expire(&self.retention, now()) {
-            Ok(expired) if expired.is_empty() => {}
-            Ok(expired) => tracing::info!(jobs = expired.len(), "expired jobs removed"),
-            Err(error) => self.store_failed("expired jobs", &error),
-        }
-    }
-
-    fn store_failed(&self, what: &str, error: &store::Error) {
-        metrics::failed("storage");
-        tracing::error!("cannot record {what}: {error}");
-        let trouble = match error {
-            store::Error::Full => "the disk is full",
-            _ => "the job store fails; the log says why",
-        };
-        self.shared.board().store_trouble = Some(trouble);
     }
 }
 
