@@ -15,7 +15,7 @@ pub enum Error {
         name: String,
         /// What is wrong.
         #[source]
-        source: sd_pipeline::Error,
+        source: Box<sd_pipeline::Error>,
     },
     /// Two models go by one name, or there is none at all.
     #[error("expected one or more models with different names, got {names:?}")]

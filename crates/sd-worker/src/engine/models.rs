@@ -42,7 +42,10 @@ impl Models {
                 bytes: memory.weights(),
                 loaded: None,
             }),
-            Err(source) => Err(Error::Model { name, source }),
+            Err(source) => Err(Error::Model {
+                name,
+                source: Box::new(source),
+            }),
         };
         Ok(Self {
             entries: entries.into_iter().map(entry).collect::<Result<_, _>>()?,

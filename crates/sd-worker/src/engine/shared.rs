@@ -43,7 +43,7 @@ impl Shared {
             let read = model.builder.config();
             let read = read.map_err(|source| Error::Model {
                 name: name.clone(),
-                source,
+                source: Box::new(source),
             })?;
             known.push((name, Arc::new(read)));
         }

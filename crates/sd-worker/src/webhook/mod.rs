@@ -36,6 +36,9 @@ const STORE_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait, so that the clock may be set.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
+/// Makes the JSON body for a job.
+pub type Body = Arc<dyn Fn(&Job) -> Vec<u8> + Send + Sync>;
+
 /// Whether and how finished jobs are sent to the URL in their submission.
 #[derive(Clone)]
 pub struct WebhookConfig {
@@ -46,14 +49,14 @@ pub struct WebhookConfig {
     /// Whether to allow addresses that are not public: loopback, private networks and the like.
     pub allow_private: bool,
     /// The JSON body for a job.
-    pub body: Arc<dyn Fn(&Job) -> Vec<u8> + Send + Sync>,
+    pub body: Body,
     /// Waits before the second try and those after it; when they are used up the callback is given up.
     pub retries: Vec<Duration>,
 }
 
 impl WebhookConfig {
     /// HTTPS to public addresses, tried for a day.
-    pub fn new(secret: Vec<u8>, body: Arc<dyn Fn(&Job) -> Vec<u8> + Send + Sync>) -> Self {
+    pub fn new(secret: Vec<u8>, body: Body) -> Self {
         let minutes =
             [1, 5, 15, 60, 180, 360, 720].map(|minutes| Duration::from_secs(60 * minutes));
         Self {

@@ -45,7 +45,7 @@ fn job(index: usize) -> Value {
         "seed": index,
         "priority": index % 2,
     });
-    if index % 5 == 0 {
+    if index.is_multiple_of(5) {
         job["previews"] = json!({"every": 3});
     }
     job
