@@ -20,6 +20,9 @@ const CONVERTED: u64 = 4 * F32;
 /// Bytes a pixel of a finished picture, and of one that is being read, resized and laid over another.
 const RGB: u64 = 3;
 const READ: u64 = 16;
+/// Bytes a pixel of a picture that was read and of its mask, and of both as the autoencoder takes them.
+const ORIGINAL: u64 = 8;
+const PLACED: u64 = 3 * F32;
 
 /// What a job takes in memory, in bytes: the larger of its phases on top of what stays.
 ///
@@ -170,18 +173,22 @@ fn smaller(model: &ModelConfig, job: &Job, weights: u64, fits: impl Fn(&Job) -> 
 fn encode(memory: &ModelMemory, job: &Job, pass: &Job, original: u64) -> u64 {
     let encoded = memory.encode([pass.height, pass.width], job.vae_tiling);
     let upscaler = job.hires.as_ref().and_then(|hires| hires.upscaler);
-    let pictures = if pass.hires.is_none() && upscaler == Some(Upscaler::Lanczos) {
+    if pass.hires.is_none() && upscaler == Some(Upscaler::Lanczos) {
         let images = job.num_images as u64;
-        let first = pixels(job).saturating_mul(CONVERTED * images);
-        first.saturating_add(pixels(pass).saturating_mul((2 * F32 + RGB) * images))
+        let [first, second] = [job, pass].map(|pass| pixels(pass).saturating_mul(images));
+        let enlarging = first
+            .saturating_mul(CONVERTED)
+            .saturating_add(second.saturating_mul(2 * F32 + RGB));
+        enlarging.max(encoded.saturating_add(second.saturating_mul(F32)))
     } else if job.init_image.is_some() {
-        // The masked original beside the original.
-        let read = original.saturating_mul(READ);
-        read.saturating_add(pixels(pass).saturating_mul(CONVERTED + F32))
+        let given = original.saturating_mul(ORIGINAL);
+        encoded
+            .saturating_add(given)
+            .saturating_add(pixels(pass).saturating_mul(PLACED))
+            .max(original.saturating_mul(READ))
     } else {
-        return 0;
-    };
-    pictures.saturating_add(encoded)
+        0
+    }
 }
 
 /// Decoding one picture, then turning it to 8 bits.
