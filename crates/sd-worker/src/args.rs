@@ -232,6 +232,11 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,
 
+    /// Send spans to the OpenTelemetry collector there, http://localhost:4318 for instance
+    #[arg(long, value_name = "URL", env = "SD_WORKER_OTLP_ENDPOINT")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
+
     /// A model that requests can name: SOURCE is `builtin`, a folder in diffusers layout, or ORG/NAME[@REVISION];
     /// the first is the default one [default: builtin]
     #[arg(
@@ -333,7 +338,7 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_body: Option<ByteSize>,
 
-    /// Most denoising steps of a job [default: 1000]
+    /// Most denoising steps that a request may ask for [default: 1000]
     #[arg(
         long,
         value_name = "N",

@@ -56,7 +56,7 @@ pub struct Config {
     pub max_memory: Option<ByteSize>,
     /// Longest request body.
     pub max_body: ByteSize,
-    /// Most denoising steps of a job.
+    /// Most denoising steps that a request may ask for.
     pub max_steps: NonZeroUsize,
     /// Most pixels of one picture, given or made.
     pub max_pixels: NonZeroU64,
@@ -87,6 +87,9 @@ pub struct Config {
     pub log: String,
     /// How it is logged.
     pub log_format: LogFormat,
+    /// Where an OpenTelemetry collector takes spans, such as `http://localhost:4318`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otlp_endpoint: Option<String>,
 }
 
 impl Default for Config {
@@ -124,6 +127,7 @@ impl Default for Config {
             callback_secret_file: None,
             log: "info".to_owned(),
             log_format: LogFormat::Human,
+            otlp_endpoint: None,
         }
     }
 }
@@ -144,10 +148,7 @@ impl Config {
             .try_into()
             .map_err(|source| Error::ConfigMerge(Box::new(source)))?;
         if config.models.is_empty() && config.model_roots.is_empty() {
-            config.models.push(ModelEntry {
-                name: "builtin".to_owned(),
-                source: "builtin".to_owned(),
-            });
+            config.models.push(ModelEntry::new("builtin", "builtin"));
         }
         config.check()?;
         Ok(config)
@@ -226,12 +227,26 @@ fn read_file(path: &Path) -> Result<Table> {
 
 /// A model that requests can name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct ModelEntry {
     /// The name in requests.
     pub name: String,
     /// `builtin`, a folder, or `ORG/NAME[@REVISION]` of a hub.
     pub source: String,
+    /// Its tiny decoder for previews: TAESD's file, or a folder of diffusers' `AutoencoderTiny`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tiny_vae: Option<PathBuf>,
+}
+
+impl ModelEntry {
+    /// A model without a tiny decoder.
+    pub fn new(name: impl Into<String>, source: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            source: source.into(),
+            tiny_vae: None,
+        }
+    }
 }
 
 impl FromStr for ModelEntry {
@@ -246,10 +261,7 @@ impl FromStr for ModelEntry {
         if name.is_empty() || source.is_empty() || name.chars().any(char::is_control) {
             return Err("expected NAME=SOURCE");
         }
-        Ok(Self {
-            name: name.to_owned(),
-            source: source.to_owned(),
-        })
+        Ok(Self::new(name, source))
     }
 }
 

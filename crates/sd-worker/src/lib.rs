@@ -16,6 +16,8 @@ pub mod jobs;
 mod loading;
 pub mod logging;
 pub mod models;
+#[cfg(feature = "otel")]
+mod otel;
 mod output;
 mod png;
 mod progress;
@@ -24,3 +26,27 @@ pub mod store;
 pub mod webhook;
 
 pub use error::{Error, Result};
+
+use args::Command;
+use config::LogFormat;
+
+/// Carries out a command.
+///
+/// # Errors
+/// Whatever keeps it from being carried out.
+pub fn run(command: &Command) -> Result<()> {
+    // Silent unless RUST_LOG asks; the service has a log of its own.
+    let quiet = || logging::init("off", LogFormat::Human, None);
+    match command {
+        Command::Generate(args) => {
+            let _log = quiet()?;
+            generate::run(args)
+        }
+        Command::Models => {
+            let _log = quiet()?;
+            models::run()
+        }
+        Command::Serve(args) => serve::run(args),
+        Command::Config(args) => serve::print_config(args),
+    }
+}

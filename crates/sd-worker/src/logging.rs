@@ -1,20 +1,67 @@
-//! The log, on standard error.
+//! The log, on standard error, and spans for a collector.
 
 use std::io::{self, IsTerminal};
 
-use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
-use crate::config::LogFormat;
+use crate::{config::LogFormat, error::Result};
 
-/// Starts the log. `RUST_LOG` decides what is logged if it is set, otherwise `filter`.
-pub fn init(filter: &str, format: LogFormat) {
+/// Keeps the log going; what is left for a collector is sent when it is dropped.
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Logging {
+    #[cfg(feature = "otel")]
+    _exporter: Option<crate::otel::Exporter>,
+}
+
+/// Starts the log. `RUST_LOG` decides what is logged if it is set, otherwise `filter`. Spans also go to the collector at
+/// `otlp_endpoint`.
+///
+/// # Errors
+/// The endpoint is no URL, or this build has no exporter.
+pub fn init(filter: &str, format: LogFormat, otlp_endpoint: Option<&str>) -> Result<Logging> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(filter));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_span_events(FmtSpan::NONE)
-        .with_writer(io::stderr);
-    match format {
-        LogFormat::Human => log.with_ansi(io::stderr().is_terminal()).init(),
-        LogFormat::Json => log.json().with_current_span(true).init(),
+    let lines = fmt::layer().with_writer(io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Human => Box::new(lines.with_ansi(io::stderr().is_terminal())),
+        LogFormat::Json => Box::new(lines.json()),
+    };
+    let (logging, spans) = spans(otlp_endpoint)?;
+    Registry::default()
+        .with(
+            vec![Some(lines), spans]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>(),
+        )
+        .with(filter)
+        .init();
+    Ok(logging)
+}
+
+type Spans = Option<Box<dyn Layer<Registry> + Send + Sync>>;
+
+#[cfg(feature = "otel")]
+fn spans(otlp_endpoint: Option<&str>) -> Result<(Logging, Spans)> {
+    let exporter = otlp_endpoint.map(crate::otel::Exporter::new).transpose()?;
+    let layer = exporter.as_ref().map(|exporter| exporter.layer().boxed());
+    Ok((
+        Logging {
+            _exporter: exporter,
+        },
+        layer,
+    ))
+}
+
+#[cfg(not(feature = "otel"))]
+fn spans(otlp_endpoint: Option<&str>) -> Result<(Logging, Spans)> {
+    match otlp_endpoint {
+        None => Ok((Logging::default(), None)),
+        Some(_) => Err(crate::error::Error::Setting {
+            setting: "otlp-endpoint",
+            problem: "this build cannot export spans; build with `--features otel`".to_owned(),
+        }),
     }
 }

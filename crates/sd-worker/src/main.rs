@@ -3,26 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sd_worker::{
-    args::{Cli, Command},
-    config::LogFormat,
-    logging,
-};
+use sd_worker::args::Cli;
 
 #[expect(clippy::print_stderr, reason = "errors go to standard error")]
 fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    if !matches!(command, Command::Serve(_)) {
-        // Silent unless RUST_LOG asks.
-        logging::init("off", LogFormat::Human);
-    }
-    let done = match command {
-        Command::Generate(args) => sd_worker::generate::run(&args),
-        Command::Models => sd_worker::models::run(),
-        Command::Serve(args) => sd_worker::serve::run(&args),
-        Command::Config(args) => sd_worker::serve::print_config(&args),
-    };
-    match done {
+    match sd_worker::run(&Cli::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {}", error.report());

@@ -56,7 +56,11 @@ pub fn print_config(args: &ServeArgs) -> Result<()> {
 /// The configuration is wrong, a model or the store cannot be opened, or the address is taken.
 pub fn run(args: &ServeArgs) -> Result<()> {
     let config = Arc::new(Config::load(args)?);
-    logging::init(&config.log, config.log_format);
+    let _log = logging::init(
+        &config.log,
+        config.log_format,
+        config.otlp_endpoint.as_deref(),
+    )?;
     let keys = keys(&config)?;
     let engine_config = engine_config(&config)?;
     let metrics = recorder()?;
@@ -154,10 +158,7 @@ fn models(config: &Config) -> Result<Vec<ModelEntry>> {
                     problem: format!("the name `{name}` is taken by another model"),
                 });
             }
-            models.push(ModelEntry {
-                name,
-                source: folder.display().to_string(),
-            });
+            models.push(ModelEntry::new(name, folder.display().to_string()));
         }
     }
     if models.is_empty() {
@@ -187,13 +188,16 @@ fn model_folders(root: &Path) -> Result<Vec<PathBuf>> {
 fn entry(model: &ModelEntry, device: &Device, config: &Config) -> Result<engine::ModelEntry> {
     let source = loading::source(&model.source)?;
     let options = loading::options(&source, device.clone(), config.dtype)?;
-    let builder = Pipeline::builder(source).options(options);
+    let mut builder = Pipeline::builder(source).options(options);
+    if let Some(limit) = config.max_memory {
+        builder = builder.max_memory(limit.0);
+    }
+    if let Some(path) = &model.tiny_vae {
+        builder = builder.tiny_vae(path);
+    }
     Ok(engine::ModelEntry {
         name: model.name.clone(),
-        builder: match config.max_memory {
-            Some(size) => builder.max_memory(size.0),
-            None => builder,
-        },
+        builder,
     })
 }
 

@@ -254,3 +254,53 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+#[cfg(not(feature = "otel"))]
+#[test]
+fn a_build_without_an_exporter_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, text) = refused(folder.path(), &["--otlp-endpoint", "http://localhost:1"]);
+    assert!(code == 2 && text.contains("--features otel"), "{text}");
+}
+
+#[cfg(feature = "otel")]
+#[test]
+fn spans_go_to_the_collector() {
+    use std::io::{Read, Write};
+
+    let collector = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let received = std::thread::spawn(move || {
+        let (mut stream, _) = collector.accept().unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(1)))
+            .unwrap();
+        let mut bytes = vec![];
+        // The client keeps the connection: what it sends ends with the silence after it.
+        let _ = stream.read_to_end(&mut bytes);
+        stream
+            .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            .unwrap();
+        String::from_utf8_lossy(&bytes).into_owned()
+    });
+    let (mut worker, _folder) = Worker::fresh(&["--otlp-endpoint", &endpoint]);
+    worker
+        .client
+        .with("x-request-id", "order-7")
+        .get("/v1/models");
+    worker.signal("TERM");
+    assert_eq!(
+        worker.ended(Duration::from_secs(20)).code(),
+        Some(0),
+        "{}",
+        worker.log()
+    );
+    let received = received.join().unwrap();
+    assert!(
+        received.starts_with("POST /v1/traces HTTP/1.1\r\n"),
+        "{received}"
+    );
+    for part in ["application/x-protobuf", "sd-worker", "request", "order-7"] {
+        assert!(received.contains(part), "{part} is not in {received}");
+    }
+}
