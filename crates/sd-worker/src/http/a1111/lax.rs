@@ -1,11 +1,16 @@
 //! Values as the web UI's clients write them: numbers and booleans may be text, whole numbers may have a fraction of zero,
 //! and `null` is nothing.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::{Value, json};
-use utoipa::openapi::{
-    RefOr,
-    schema::{ObjectBuilder, Schema, SchemaType, Type},
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        RefOr,
+        schema::{ObjectBuilder, Schema, SchemaType, Type},
+    },
 };
 
 /// Longest part of a wrong value that an error repeats, in characters.
@@ -67,26 +72,54 @@ const BOOLEANS: [fn() -> [Value; 5]; 2] = [
     },
 ];
 
-/// What [`integer`] reads.
-pub(super) fn integer_schema() -> RefOr<Schema> {
-    text_or(Type::Integer, "^[+-]?[0-9]{1,18}$")
+/// What [`integer`] reads, in the API's description.
+pub(super) struct Integer;
+
+/// What [`number`] reads, in the API's description.
+pub(super) struct Number;
+
+/// What [`boolean`] reads, in the API's description.
+pub(super) struct Boolean;
+
+impl ToSchema for Integer {
+    fn name() -> Cow<'static, str> {
+        "A1111Integer".into()
+    }
 }
 
-/// What [`number`] reads.
-pub(super) fn number_schema() -> RefOr<Schema> {
-    text_or(
-        Type::Number,
-        r"^[+-]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,2})?$",
-    )
+impl ToSchema for Number {
+    fn name() -> Cow<'static, str> {
+        "A1111Number".into()
+    }
 }
 
-/// What [`boolean`] reads.
-pub(super) fn boolean_schema() -> RefOr<Schema> {
-    let spellings = BOOLEANS.into_iter().flat_map(|spellings| spellings());
-    ObjectBuilder::new()
-        .schema_type(SchemaType::AnyValue)
-        .enum_values(Some(spellings.chain([Value::Null])))
-        .into()
+impl ToSchema for Boolean {
+    fn name() -> Cow<'static, str> {
+        "A1111Boolean".into()
+    }
+}
+
+impl PartialSchema for Integer {
+    fn schema() -> RefOr<Schema> {
+        text_or(Type::Integer, "^[+-]?[0-9]{1,18}$")
+    }
+}
+
+impl PartialSchema for Number {
+    fn schema() -> RefOr<Schema> {
+        let pattern = r"^[+-]?([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})([eE][+-]?[0-9]{1,2})?$";
+        text_or(Type::Number, pattern)
+    }
+}
+
+impl PartialSchema for Boolean {
+    fn schema() -> RefOr<Schema> {
+        let spellings = BOOLEANS.into_iter().flat_map(|spellings| spellings());
+        ObjectBuilder::new()
+            .schema_type(SchemaType::AnyValue)
+            .enum_values(Some(spellings.chain([Value::Null])))
+            .into()
+    }
 }
 
 /// A number, a text of this pattern, or null.
