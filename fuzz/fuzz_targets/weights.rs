@@ -4,7 +4,7 @@
 use candle_core::{DType, Device};
 use libfuzzer_sys::fuzz_target;
 use sd_config::VaeConfig;
-use sd_models::{AutoencoderKl, Component, Weights};
+use sd_models::{Component, Weights, vae::AutoencoderKl};
 
 fuzz_target!(|file: &[u8]| {
     let Ok(weights) = Weights::from_bytes(Component::Vae, "fuzzed", file.to_vec()) else {
