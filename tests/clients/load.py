@@ -26,10 +26,12 @@ def main():
     arguments.add_argument("--listeners", type=int, default=200)
     arguments.add_argument("--jobs", type=int, default=1000)
     asked = arguments.parse_args()
-    with running(f"max-queue = {QUEUE}\n") as worker:
-        listen(worker, asked.listeners)
-    with running(f"max-queue = {QUEUE}\n") as worker:
-        endure(worker, asked.jobs)
+    if asked.listeners:
+        with running(f"max-queue = {QUEUE}\n") as worker:
+            listen(worker, asked.listeners)
+    if asked.jobs:
+        with running(f"max-queue = {QUEUE}\n") as worker:
+            endure(worker, asked.jobs)
 
 
 def submit(worker, **fields) -> str:
@@ -76,10 +78,11 @@ def listen(worker, listeners: int):
     seconds = time.monotonic() - started
     assert not failures, failures[:3]
     assert all(seen == 50 for seen in steps), f"listeners missed steps: {sorted(set(steps))}"
-    worst, median = max(health), statistics.median(health)
+    median, slow, worst = statistics.median(health), statistics.quantiles(health, n=100)[-1], max(health)
     print(f"{listeners} listeners, {len(jobs)} jobs of 50 steps in {seconds:.1f} s, every listener saw every step")
-    print(f"/health over {len(health)} requests: median {median * 1e3:.1f} ms, worst {worst * 1e3:.1f} ms")
-    assert worst < MAX_HEALTH_SECONDS, "slower than it may be"
+    print(f"/health over {len(health)} requests: median {median * 1e3:.1f} ms, "
+          f"99 of 100 within {slow * 1e3:.1f} ms, worst {worst * 1e3:.1f} ms")
+    assert slow < MAX_HEALTH_SECONDS, "slower than it may be"
 
 
 def endure(worker, count: int):

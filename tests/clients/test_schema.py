@@ -19,6 +19,8 @@ def test_every_answer_is_described():
     with running(LIMITS) as worker:
         command = [Path(sys.executable).parent / "st", "--config-file", here / "schemathesis.toml", "run"]
         command += [worker.url + "/openapi.json", "-H", f"Authorization: Bearer {KEY}", "-c", "all"]
+        # DELETE cancels a job; the job itself, and what it has drawn, can be looked up until they expire.
+        command += ["--exclude-checks", "use_after_free"]
         command += ["--phases", "examples,coverage,fuzzing,stateful", "--max-time", str(SECONDS), "--rate-limit", "auto"]
         command += ["--request-timeout", "60", "--seed", "42"]
         done = subprocess.run(command, cwd=worker.log.parent, capture_output=True, text=True, timeout=SECONDS + 300)
