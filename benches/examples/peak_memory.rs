@@ -7,6 +7,8 @@
 //!
 //! One step and, where the model guides, two UNet samples: more steps take no more.
 
+#![allow(clippy::print_stdout, reason = "this is what the program is for")]
+
 use std::error::Error;
 use std::ops::ControlFlow;
 use std::time::Instant;

@@ -8,6 +8,8 @@
 //!
 //! Configurations are those of the published models, tokenizers those of the tiny models in `tests/golden`.
 
+#![allow(clippy::print_stdout, reason = "this is what the program is for")]
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;

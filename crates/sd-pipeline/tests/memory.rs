@@ -190,7 +190,7 @@ fn the_peak_of_the_built_in_model_is_predicted() {
             let ratio = estimate.peak() as f64 / measured;
             assert!(
                 (0.85..=1.15).contains(&ratio),
-                "{name} {dtype:?}: {ratio:.3}"
+                "{name} {dtype:?}: {ratio:.3} of {measured} bytes, {estimate:?}"
             );
             drop(made);
         }
