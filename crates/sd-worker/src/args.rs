@@ -237,7 +237,7 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub otlp_endpoint: Option<String>,
 
-    /// A model that requests can name: SOURCE is `builtin`, a folder in diffusers layout, or ORG/NAME[@REVISION];
+    /// A model that requests can name: SOURCE is `builtin`, a folder in diffusers layout, or `ORG/NAME[@REVISION]`;
     /// the first is the default one [default: builtin]
     #[arg(
         long = "model",
