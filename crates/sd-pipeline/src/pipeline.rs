@@ -16,7 +16,8 @@ use sd_models::{
 };
 
 use crate::{
-    Error, Job, MemoryEstimate, Progress, Request, Result, Run, batch, job::wrong, memory, snapshot,
+    Error, Job, MemoryEstimate, Progress, Request, Resolver, Result, Run, batch, job::wrong,
+    memory, snapshot,
 };
 
 /// A loaded model. Immutable and shareable between threads; all state of a generation is in its [`Run`].
@@ -370,6 +371,21 @@ impl PipelineBuilder {
         Ok(memory)
     }
 
+    /// What completes requests for the model that [`build`](Self::build) would load, from its configuration alone.
+    ///
+    /// # Errors
+    /// As [`config`](Self::config).
+    pub fn resolver(&self) -> Result<Resolver> {
+        let mut memory = self.model_memory()?;
+        let weights = memory.weights();
+        memory.set_attention_slice(self.slice_beside(weights));
+        Ok(Resolver {
+            config: self.config()?,
+            memory,
+            max_memory: self.max_memory,
+        })
+    }
+
     /// Finds, checks and loads the model: seconds to minutes.
     ///
     /// # Errors
@@ -401,12 +417,17 @@ impl PipelineBuilder {
                 advice: "these are the weights alone; f16 and bf16 take half as much as f32".into(),
             });
         }
-        Ok(match self.attention_slice {
-            AttentionSlice::Automatic => {
-                AttentionSlice::Bytes(((limit - weights) / 8).min(1 << 30))
+        Ok(self.slice_beside(weights))
+    }
+
+    /// How to cut attention where the weights take so many bytes of the limit.
+    fn slice_beside(&self, weights: u64) -> AttentionSlice {
+        match (self.attention_slice, self.max_memory) {
+            (AttentionSlice::Automatic, Some(limit)) => {
+                AttentionSlice::Bytes((limit.saturating_sub(weights) / 8).min(1 << 30))
             }
-            slice => slice,
-        })
+            (slice, _) => slice,
+        }
     }
 
     /// Before the model, so that a wrong file is known before gigabytes are loaded.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sd_pipeline::ModelConfig;
+use sd_pipeline::{ModelConfig, Resolver};
 use tokio::sync::watch;
 
 use super::{
@@ -23,8 +23,8 @@ use crate::{
 pub(super) struct Shared {
     pub(super) store: Arc<dyn JobStore>,
     pub(super) webhooks: Option<WebhookConfig>,
-    /// The models' names and configurations, in the order of the configuration.
-    pub(super) known: Vec<(String, Arc<ModelConfig>)>,
+    /// The models, in the order of the configuration.
+    pub(super) known: Vec<Known>,
     max_queue: usize,
     board: Mutex<Board>,
     /// Wakes the engine's thread.
@@ -35,19 +35,29 @@ pub(super) struct Shared {
     callbacks: Mutex<Option<mpsc::Sender<()>>>,
 }
 
+/// A model, loaded or not.
+pub(super) struct Known {
+    pub(super) name: String,
+    config: Arc<ModelConfig>,
+    pub(super) resolver: Resolver,
+}
+
 impl Shared {
     pub(super) fn new(config: &EngineConfig, store: Arc<dyn JobStore>) -> Result<Self, Error> {
-        let mut known: Vec<(String, Arc<ModelConfig>)> = vec![];
+        let mut known = vec![];
         for model in &config.models {
             let name = model.name.clone();
-            let read = model.builder.config();
-            let read = read.map_err(|source| Error::Model {
+            let resolver = model.builder.resolver().map_err(|source| Error::Model {
                 name: name.clone(),
                 source: Box::new(source),
             })?;
-            known.push((name, Arc::new(read)));
+            known.push(Known {
+                name,
+                config: Arc::new(resolver.config().clone()),
+                resolver,
+            });
         }
-        let names: Vec<_> = known.iter().map(|(name, _)| name.clone()).collect();
+        let names: Vec<_> = known.iter().map(|known| known.name.clone()).collect();
         let mut unique = names.clone();
         unique.sort();
         unique.dedup();
@@ -84,7 +94,7 @@ impl Shared {
     }
 
     pub(super) fn model(&self, name: &str) -> Option<usize> {
-        self.known.iter().position(|(known, _)| known == name)
+        self.known.iter().position(|known| known.name == name)
     }
 
     /// Takes a place in the queue for a submission, or says when to try again.
@@ -224,10 +234,10 @@ impl Shared {
         let board = self.board();
         let models = self.known.iter().zip(&board.loaded);
         models
-            .map(|((name, config), sha256)| ModelInfo {
-                name: name.clone(),
+            .map(|(known, sha256)| ModelInfo {
+                name: known.name.clone(),
                 loaded: sha256.is_some(),
-                config: Arc::clone(config),
+                config: Arc::clone(&known.config),
                 sha256: sha256.clone(),
             })
             .collect()

@@ -1,6 +1,6 @@
 //! From a submission to a job on disk.
 
-use sd_pipeline::{ModelConfig, Request};
+use sd_pipeline::{Request, Resolver};
 
 use super::{
     SubmitError, Submitted, now,
@@ -33,9 +33,13 @@ pub(super) fn submit(shared: &Shared, submission: Submission) -> Result<Submitte
         .model(&submission.model)
         .ok_or_else(|| SubmitError::UnknownModel {
             name: submission.model.clone(),
-            known: shared.known.iter().map(|(name, _)| name.clone()).collect(),
+            known: shared
+                .known
+                .iter()
+                .map(|known| known.name.clone())
+                .collect(),
         })?;
-    let (new, task) = resolve(model, &shared.known[model].1, submission)?;
+    let (new, task) = resolve(model, &shared.known[model].resolver, submission)?;
     shared
         .reserve()
         .map_err(|retry_after| SubmitError::QueueFull { retry_after })?;
@@ -98,10 +102,10 @@ fn check(shared: &Shared, submission: &Submission) -> Result<(), SubmitError> {
 /// Decides everything about a job that its submission leaves open.
 fn resolve(
     model: usize,
-    config: &ModelConfig,
+    resolver: &Resolver,
     submission: Submission,
 ) -> Result<(NewJob, Task), SubmitError> {
-    let resolved = submission.request.resolve(config)?;
+    let resolved = resolver.resolve(&submission.request)?;
     let json = serde_json::to_string(&resolved).map_err(sd_pipeline::Error::RequestJson)?;
     let request = Request::from_json(&json)?;
     let job = Job {

@@ -7,6 +7,7 @@ use std::{
     thread,
 };
 
+use sd_pipeline::MemoryEstimate;
 use tempfile::tempdir;
 use time::OffsetDateTime;
 
@@ -266,6 +267,45 @@ async fn models_take_turns_under_a_budget() {
     for id in ids {
         bench.ends_well(id).await;
     }
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_is_held_against_the_limit_of_memory_when_it_is_handed_in() {
+    let sized = |side, vae_tiling| Request {
+        width: Some(side),
+        height: Some(side),
+        vae_tiling,
+        ..request(1, 1)
+    };
+    let builder = model("builtin").builder;
+    let (config_of, memory) = (builder.config().unwrap(), builder.model_memory().unwrap());
+    let peak = |tiling| {
+        let job = sized(512, Some(tiling)).resolve(&config_of).unwrap();
+        MemoryEstimate::new(&memory, &config_of, &job).peak()
+    };
+    let limit = peak(true).midpoint(peak(false));
+    let limited = ModelEntry {
+        name: "builtin".into(),
+        builder: builder.max_memory(limit),
+    };
+    let folder = tempdir().unwrap();
+    let config = EngineConfig {
+        models: vec![limited],
+        ..config()
+    };
+    let bench = Bench::start(folder.path(), config);
+
+    let id = bench.submit(submission("a", sized(512, None))).await;
+    assert_eq!(bench.end(id).await.request.vae_tiling, Some(true));
+    bench.ends_well(id).await;
+    let refused = bench.engine.submit(submission("a", sized(2048, None)));
+    let error = refused.await.unwrap_err();
+    let memory = matches!(
+        error,
+        SubmitError::Request(sd_pipeline::Error::Memory { .. })
+    );
+    assert!(memory, "{error}");
     bench.stop().await;
 }
 
