@@ -1,18 +1,12 @@
 //! What is predicted of a model's memory, against an allocator that counts.
 
-#![allow(
-    unsafe_code,
-    reason = "an allocator is unsafe to implement; this one counts and hands on to the system's"
-)]
-
 mod common;
 mod support;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use candle_core::{DType, Device};
+use peak_alloc::PeakAlloc;
 use sd_config::{ModelConfig, PerBlock, UnetConfig, VaeConfig, Version};
 use sd_models::nn::AttentionSlice;
 use sd_models::unet::{Added, Unet, UnetInput};
@@ -20,57 +14,18 @@ use sd_models::vae::AutoencoderKl;
 use sd_models::{LoadOptions, ModelMemory, ModelSource, load};
 use support::{random, random_weights};
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // The old and the new may be there at once.
-        grow(size);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// One measurement at a time: the counters are those of the process.
 static TURN: Mutex<()> = Mutex::new(());
 
 /// The most bytes that `f` holds at a time beside what was there before.
 fn peak<T>(f: impl FnOnce() -> T) -> u64 {
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
     drop(f());
-    (PEAK.load(Ordering::Relaxed) - before) as u64
+    (ALLOCATOR.peak_usage() - before) as u64
 }
 
 /// The networks take a little for names and shapes, and the matrix products for their blocks.
@@ -189,10 +144,10 @@ fn a_model_takes_its_weights_and_while_it_loads_little_else() {
             dtype,
             ..LoadOptions::default()
         };
-        let before = LIVE.load(Ordering::Relaxed);
+        let before = ALLOCATOR.current_usage();
         let mut model = None;
         let peak = peak(|| model = Some(load(&source, &options).unwrap()));
-        let held = (LIVE.load(Ordering::Relaxed) - before) as u64;
+        let held = (ALLOCATOR.current_usage() - before) as u64;
         let config = &model.unwrap().config;
         let weights = ModelMemory::new(config, dtype, &Device::Cpu).unwrap();
         // Each network's largest tensor, as it was read and as it is kept, and what the tokenizer's files take.

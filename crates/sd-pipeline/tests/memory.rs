@@ -1,65 +1,20 @@
 //! What a job is predicted to take, against an allocator that counts; and limits.
 
-#![allow(
-    unsafe_code,
-    reason = "an allocator is unsafe to implement; this one counts and hands on to the system's"
-)]
-
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use common::{finish, pictures, pipeline, request};
 use image::ImageFormat;
+use peak_alloc::PeakAlloc;
 use sd_pipeline::{
     AttentionSlice, DType, Error, Hires, MemoryEstimate, Picture, Pipeline, PromptWeighting,
     Request, RgbImage, Upscaler, builtin_model,
 };
 
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-fn grow(bytes: usize) {
-    let live = LIVE.fetch_add(bytes, Ordering::Relaxed) + bytes;
-    PEAK.fetch_max(live, Ordering::Relaxed);
-}
-
-// SAFETY: every call is handed to the system's allocator as it came.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        grow(layout.size());
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // The old and the new may be there at once.
-        grow(size);
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.realloc(pointer, layout, size) }
-    }
-}
-
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// One test at a time: the counters are those of the process.
 static TURN: Mutex<()> = Mutex::new(());
@@ -177,15 +132,15 @@ fn the_peak_of_the_built_in_model_is_predicted() {
     ];
     for (name, request) in cases {
         for dtype in [DType::F32, DType::F16] {
-            let before = LIVE.load(Ordering::Relaxed);
-            PEAK.store(before, Ordering::Relaxed);
+            let before = ALLOCATOR.current_usage();
+            ALLOCATOR.reset_peak_usage();
             let pipeline = Pipeline::builder(builtin_model())
                 .dtype(dtype)
                 .build()
                 .unwrap();
             let mut run = pipeline.start(&request).unwrap();
             let made = finish(&mut run, &pipeline);
-            let measured = (PEAK.load(Ordering::Relaxed) - before) as f64;
+            let measured = (ALLOCATOR.peak_usage() - before) as f64;
             let estimate = pipeline.predict_memory(run.job()).unwrap();
             let ratio = estimate.peak() as f64 / measured;
             assert!(
@@ -311,10 +266,10 @@ fn a_job_that_cannot_fit_is_refused_with_what_would() {
         num_images: Some(64),
         ..step(8192, 8192)
     };
-    let before = LIVE.load(Ordering::Relaxed);
-    PEAK.store(before, Ordering::Relaxed);
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
     advice(pipeline.start(&huge).map(drop), limit);
-    assert!(PEAK.load(Ordering::Relaxed) - before < 4 << 20);
+    assert!(ALLOCATOR.peak_usage() - before < 4 << 20);
     for tiling in [None, Some(true), Some(false)] {
         advice(
             pipeline.resolve(&Request {

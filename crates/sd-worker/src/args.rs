@@ -468,7 +468,7 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_batch: Option<NonZeroUsize>,
 
-    /// Memory for models and jobs, such as 8GiB [default: what the machine has]
+    /// Memory for models and jobs, such as 8GiB [default: what the machine has, on the CPU]
     #[arg(
         long,
         value_name = "SIZE",

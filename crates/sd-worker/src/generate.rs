@@ -62,12 +62,12 @@ pub fn run(args: &GenerateArgs) -> Result<()> {
 /// has drawn.
 fn check(args: &GenerateArgs, request: &Request) -> Result<()> {
     let stage = Stage::new("reading what the model is");
-    let config = builder(args, source(args)?, &stage)?.config()?;
-    check_version(args, config.version)?;
-    request.resolve(&config)?;
+    let base = builder(args, source(args)?, &stage)?.resolver()?;
+    check_version(args, base.config().version)?;
+    base.resolve(request)?;
     if let Some(refiner) = &args.refiner.refiner {
-        let refiner = builder(args, loading::source(refiner)?, &stage)?.config()?;
-        request::refining(args, request, 0).resolve(&refiner)?;
+        let refiner = builder(args, loading::source(refiner)?, &stage)?.resolver()?;
+        refiner.resolve(&request::refining(args, request, 0))?;
     }
     Ok(())
 }
@@ -101,10 +101,7 @@ fn refine(
 )]
 fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
     let stage = Stage::new("loading the model");
-    let mut builder = builder(args, source, &stage)?.attention_slice(args.memory.attention_slice);
-    if let Some(limit) = args.memory.max_memory {
-        builder = builder.max_memory(limit.0);
-    }
+    let mut builder = builder(args, source, &stage)?;
     if let Some(path) = &args.preview.tiny_vae {
         builder = builder.tiny_vae(path);
     }
@@ -118,9 +115,17 @@ fn load(args: &GenerateArgs, source: ModelSource) -> Result<Pipeline> {
 
 /// How to load `source`, whose downloads `stage` shows.
 fn builder(args: &GenerateArgs, source: ModelSource, stage: &Stage) -> Result<PipelineBuilder> {
-    let mut options = loading::options(&source, device::open(args.device)?, args.dtype)?;
+    let device = device::open(args.device)?;
+    let limit = loading::max_memory(args.memory.max_memory, &device);
+    let mut options = loading::options(&source, device, args.dtype)?;
     options.progress = Some(stage.downloads());
-    Ok(Pipeline::builder(source).options(options))
+    let builder = Pipeline::builder(source)
+        .options(options)
+        .attention_slice(args.memory.attention_slice);
+    Ok(match limit {
+        Some(limit) => builder.max_memory(limit),
+        None => builder,
+    })
 }
 
 fn source(args: &GenerateArgs) -> Result<ModelSource> {

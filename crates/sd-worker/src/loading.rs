@@ -4,8 +4,9 @@ use candle_core::Device;
 #[cfg(feature = "hub")]
 use sd_models::HubOptions;
 use sd_pipeline::{LoadOptions, ModelSource};
+use sysinfo::System;
 
-use crate::{args::DtypeArg, error::Result};
+use crate::{args::DtypeArg, config::ByteSize, error::Result};
 
 /// `builtin`, a folder, or `ORG/NAME[@REVISION]`.
 ///
@@ -40,4 +41,20 @@ pub(crate) fn options(
             .map_err(sd_models::Error::Hub)?,
         ..LoadOptions::default()
     })
+}
+
+/// The most memory to take, in bytes: what was asked for, otherwise on the CPU what the machine or its control group has.
+pub(crate) fn max_memory(asked: Option<ByteSize>, device: &Device) -> Option<u64> {
+    match asked {
+        Some(size) => Some(size.0),
+        None if device.is_cpu() => {
+            let mut system = System::new();
+            system.refresh_memory();
+            let limit = system.cgroup_limits().map(|group| group.total_memory);
+            let has = limit.unwrap_or_else(|| system.total_memory());
+            // Where the system does not say, it is nothing.
+            Some(has).filter(|&has| has > 0)
+        }
+        None => None,
+    }
 }

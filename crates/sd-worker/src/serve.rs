@@ -121,12 +121,13 @@ fn keys(config: &Config) -> Result<Keys> {
 fn engine_config(config: &Config) -> Result<EngineConfig> {
     let device = device::open(config.device)?;
     let models = models(config)?;
+    let limit = loading::max_memory(config.max_memory, &device);
     let models: Result<Vec<_>> = models
         .iter()
-        .map(|model| entry(model, &device, config))
+        .map(|model| entry(model, &device, limit, config))
         .collect();
     Ok(EngineConfig {
-        model_memory: config.max_memory.map(|size| size.0),
+        model_memory: limit,
         max_queue: config.max_queue.get(),
         max_batch: config.max_batch.get(),
         checkpoints: Checkpoints {
@@ -185,12 +186,17 @@ fn model_folders(root: &Path) -> Result<Vec<PathBuf>> {
     Ok(folders)
 }
 
-fn entry(model: &ModelEntry, device: &Device, config: &Config) -> Result<engine::ModelEntry> {
+fn entry(
+    model: &ModelEntry,
+    device: &Device,
+    limit: Option<u64>,
+    config: &Config,
+) -> Result<engine::ModelEntry> {
     let source = loading::source(&model.source)?;
     let options = loading::options(&source, device.clone(), config.dtype)?;
     let mut builder = Pipeline::builder(source).options(options);
-    if let Some(limit) = config.max_memory {
-        builder = builder.max_memory(limit.0);
+    if let Some(limit) = limit {
+        builder = builder.max_memory(limit);
     }
     if let Some(path) = &model.tiny_vae {
         builder = builder.tiny_vae(path);

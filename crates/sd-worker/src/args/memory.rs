@@ -9,11 +9,12 @@ use crate::config::ByteSize;
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Memory")]
 pub struct MemoryArgs {
-    /// Most memory to take, such as 8GiB: what does not fit is made in tiles, or refused before it is begun
+    /// Most memory to take, such as 8GiB: what does not fit is made in tiles, or refused before it is begun [default:
+    /// what the machine has, on the CPU]
     #[arg(long, value_name = "SIZE")]
     pub max_memory: Option<ByteSize>,
 
-    /// Encode and decode pictures in tiles [default: only where --max-memory asks for it]
+    /// Encode and decode pictures in tiles [default: only where the memory asks for it]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub vae_tiling: Option<bool>,
 

@@ -17,6 +17,7 @@ mod openapi;
 pub mod read;
 mod routes;
 mod submit;
+mod whole;
 
 use std::{any::Any, sync::Arc};
 

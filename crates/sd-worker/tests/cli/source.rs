@@ -243,6 +243,14 @@ fn memory_is_limited_and_traded() {
     assert!(made(&["--vae-tiling"]).pixels != plain.pixels);
     let output = generate(folder.path(), &["--max-memory", "1MiB"]);
     assert_fails(&output, 2, &["memory", "1 MiB"]);
+
+    // More than a machine has, which is the limit where none is given.
+    let huge = ["--width", "8192", "--height", "8192", "--num-images", "64"];
+    assert_fails(
+        &generate(folder.path(), &huge),
+        2,
+        &["of memory are needed", "fits"],
+    );
 }
 
 #[test]

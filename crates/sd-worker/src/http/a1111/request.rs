@@ -1,11 +1,9 @@
 //! From the web UI's fields to a request of this worker.
 
-use std::ops::RangeInclusive;
-
 use sd_pipeline::{Hires, MaskPolarity, Picture, PromptWeighting, Request, ResizeMode, Upscaler};
 
 use super::{fields::Fields, fill, options::Overrides, sampler};
-use crate::http::{ApiError, Result};
+use crate::http::{ApiError, Result, whole::whole};
 
 /// The web UI's `denoising_strength` when none is given.
 const STRENGTH: f64 = 0.75;
@@ -369,26 +367,6 @@ fn picture(field: &'static str, text: &str) -> Result<Picture> {
 /// -1, or any number below 0: drawn.
 fn seed(seed: Option<i64>) -> Option<u64> {
     seed.and_then(|seed| u64::try_from(seed).ok())
-}
-
-fn whole(
-    field: &'static str,
-    value: Option<i64>,
-    range: RangeInclusive<i64>,
-) -> Result<Option<usize>> {
-    value
-        .map(|value| match usize::try_from(value) {
-            Ok(whole) if range.contains(&value) => Ok(whole),
-            _ => Err(ApiError::invalid(
-                field,
-                format!(
-                    "{field}: got {value}, expected {} to {}",
-                    range.start(),
-                    range.end()
-                ),
-            )),
-        })
-        .transpose()
 }
 
 fn none_but<T: PartialEq + std::fmt::Display>(

@@ -4,7 +4,7 @@ use sd_pipeline::{MaskPolarity, Picture, Request};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::{ApiError, Result, routes::images::Format};
+use crate::http::{ApiError, Result, routes::images::Format, whole::whole};
 
 /// Most pictures of one request, as in OpenAI's API.
 const MAX_PICTURES: i64 = 10;
@@ -326,26 +326,6 @@ fn size(text: &str) -> Result<Option<(usize, usize)>> {
             format!("size: got {shown}, expected WIDTHxHEIGHT or auto"),
         )
     })
-}
-
-fn whole(
-    field: &'static str,
-    value: Option<i64>,
-    range: std::ops::RangeInclusive<i64>,
-) -> Result<Option<usize>> {
-    value
-        .map(|value| match usize::try_from(value) {
-            Ok(whole) if range.contains(&value) => Ok(whole),
-            _ => Err(ApiError::invalid(
-                field,
-                format!(
-                    "{field}: got {value}, expected {} to {}",
-                    range.start(),
-                    range.end()
-                ),
-            )),
-        })
-        .transpose()
 }
 
 pub(super) fn unsupported(field: &str, reason: &str) -> ApiError {
