@@ -23,7 +23,7 @@ mod webp;
 pub use blur::gaussian_blur;
 pub use decode::{Decoded, Limits};
 pub use error::{Error, Result};
-pub use fit::{ResizeMode, fit};
+pub use fit::{ResizeMode, check_fit, fit};
 pub use image::{GrayImage, RgbImage};
 pub use mask::{Region, binarize, crop_region, invert, luma};
 pub use outpaint::{Margins, outpaint};

@@ -72,70 +72,149 @@ pub(crate) fn resize_from<P: Pixel<Subpixel = u8>>(
     filter: Filter,
 ) -> Result<ImageBuffer<P, Vec<u8>>> {
     check(picture.dimensions(), (width, height))?;
-    let kernel = match filter {
-        Filter::Nearest => return Ok(nearest(picture, (left, top, right, bottom), width, height)),
-        Filter::Bilinear => Kernel {
-            weight: triangle,
-            support: 1.0,
-        },
-        Filter::Bicubic => Kernel {
-            weight: cubic,
-            support: 2.0,
-        },
-        Filter::Lanczos => Kernel {
-            weight: lanczos,
-            support: 3.0,
-        },
+    let Some(kernel) = filter.kernel() else {
+        return Ok(nearest(picture, (left, top, right, bottom), width, height));
     };
+    let columns = Axis::whole(picture.width(), left..right, width);
+    let rows = Axis::whole(picture.height(), top..bottom, height);
+    Ok(resample(picture, &kernel, &columns, &rows))
+}
 
-    let across = |rows: Vec<u8>| {
-        if (left, right, width) == (0, picture.width(), picture.width()) {
-            return rows;
+/// As [`resize`] with Lanczos' filter to the size (width, height), of which only a box is made: left and top, width and
+/// height. The box lies in the new picture and, like the old one, has pixels; the new picture may be of any size.
+pub(crate) fn resize_part<P: Pixel<Subpixel = u8>>(
+    picture: &ImageBuffer<P, Vec<u8>>,
+    (width, height): (u32, u32),
+    (left, top): (u32, u32),
+    (part_width, part_height): (u32, u32),
+) -> ImageBuffer<P, Vec<u8>> {
+    let kernel = Kernel::LANCZOS;
+    let columns = Axis {
+        made: left..left + part_width,
+        ..Axis::whole(picture.width(), 0..picture.width(), width)
+    };
+    let rows = Axis {
+        made: top..top + part_height,
+        ..Axis::whole(picture.height(), 0..picture.height(), height)
+    };
+    resample(picture, &kernel, &columns, &rows)
+}
+
+/// How the pixels along one side become others.
+struct Axis {
+    /// Pixels there are.
+    old: u32,
+    /// Those of them that the new ones show.
+    span: Range<u32>,
+    /// Pixels to be.
+    new: u32,
+    /// Those of them that are made.
+    made: Range<u32>,
+}
+
+impl Axis {
+    fn whole(old: u32, span: Range<u32>, new: u32) -> Self {
+        let made = 0..new;
+        Self {
+            old,
+            span,
+            new,
+            made,
         }
-        let windows = kernel.windows(picture.width(), left..right, width);
+    }
+
+    fn changes_nothing(&self) -> bool {
+        self.span == (0..self.old) && self.made == (0..self.old) && self.new == self.old
+    }
+}
+
+fn resample<P: Pixel<Subpixel = u8>>(
+    picture: &ImageBuffer<P, Vec<u8>>,
+    kernel: &Kernel,
+    columns: &Axis,
+    rows: &Axis,
+) -> ImageBuffer<P, Vec<u8>> {
+    let channels = usize::from(P::CHANNEL_COUNT);
+    let across = |pixels: &[u8]| {
+        let windows = kernel.windows(columns);
         match P::CHANNEL_COUNT {
-            1 => resize_rows::<1>(&rows, picture.width(), &windows),
-            2 => resize_rows::<2>(&rows, picture.width(), &windows),
-            3 => resize_rows::<3>(&rows, picture.width(), &windows),
-            _ => resize_rows::<4>(&rows, picture.width(), &windows),
+            1 => resize_rows::<1>(pixels, columns.old, &windows),
+            2 => resize_rows::<2>(pixels, columns.old, &windows),
+            3 => resize_rows::<3>(pixels, columns.old, &windows),
+            _ => resize_rows::<4>(pixels, columns.old, &windows),
         }
     };
-    let down = |rows: Vec<u8>, width: u32| {
-        if (top, bottom, height) == (0, picture.height(), picture.height()) {
-            return rows;
-        }
-        let windows = kernel.windows(picture.height(), top..bottom, height);
-        resize_columns(
-            &rows,
-            width as usize * usize::from(P::CHANNEL_COUNT),
-            &windows,
-        )
+    let down = |pixels: &[u8], width: usize, windows: &[Window]| {
+        resize_columns(pixels, width * channels, windows)
     };
+    let (old_width, width) = (columns.old as usize, columns.made.len());
     // The order matters, as the first pass rounds and clips to 8 bits. This is the rule of Pillow 13; older ones always
     // begin with the rows.
-    let fewer_rows = picture.height().saturating_sub(height);
-    let fewer_columns = picture.width().saturating_sub(width);
-    let rows = picture.as_raw().clone();
-    let rows = if u64::from(fewer_rows) > 2 * u64::from(fewer_columns) {
-        across(down(rows, picture.width()))
-    } else {
-        down(across(rows), width)
+    let fewer_rows = rows.old.saturating_sub(rows.new);
+    let fewer_columns = columns.old.saturating_sub(columns.new);
+    let pixels = match (columns.changes_nothing(), rows.changes_nothing()) {
+        (true, true) => picture.as_raw().clone(),
+        (false, true) => across(picture),
+        (true, false) => down(picture, old_width, &kernel.windows(rows)),
+        (false, false) if u64::from(fewer_rows) > 2 * u64::from(fewer_columns) => {
+            across(&down(picture, old_width, &kernel.windows(rows)))
+        }
+        (false, false) => {
+            // Rows that no window looks at are not made wider.
+            let mut windows = kernel.windows(rows);
+            let first = windows.iter().map(|window| window.pixels.start).min();
+            let first = first.unwrap_or(0);
+            let end = windows.iter().map(|window| window.pixels.end).max();
+            let seen = first..end.unwrap_or(0);
+            for window in &mut windows {
+                window.pixels = window.pixels.start - first..window.pixels.end - first;
+            }
+            let stride = old_width * channels;
+            let seen = &picture.as_raw()[seen.start * stride..seen.end * stride];
+            down(&across(seen), width, &windows)
+        }
     };
-    Ok(ImageBuffer::from_raw(width, height, rows).expect("each axis has its new length"))
+    let (width, height) = (columns.made.len() as u32, rows.made.len() as u32);
+    ImageBuffer::from_raw(width, height, pixels).expect("each axis has its new length")
+}
+
+impl Filter {
+    /// None for the one that does not interpolate.
+    fn kernel(self) -> Option<Kernel> {
+        match self {
+            Self::Nearest => None,
+            Self::Bilinear => Some(Kernel {
+                weight: triangle,
+                support: 1.0,
+            }),
+            Self::Bicubic => Some(Kernel {
+                weight: cubic,
+                support: 2.0,
+            }),
+            Self::Lanczos => Some(Kernel::LANCZOS),
+        }
+    }
 }
 
 impl Kernel {
-    /// One window per pixel of a line of `new` pixels that shows the pixels `span` of a line of `len`.
-    fn windows(&self, len: u32, span: Range<u32>, new: u32) -> Vec<Window> {
-        let scale = f64::from(span.end - span.start) / f64::from(new);
+    const LANCZOS: Self = Self {
+        weight: lanczos,
+        support: 3.0,
+    };
+
+    /// One window for each pixel that is made.
+    fn windows(&self, axis: &Axis) -> Vec<Window> {
+        let Axis { span, old, .. } = axis;
+        let scale = f64::from(span.end - span.start) / f64::from(axis.new);
         let spread = scale.max(1.0);
         let support = self.support * spread;
-        (0..new)
+        axis.made
+            .clone()
             .map(|i| {
                 let centre = f64::from(span.start) + (f64::from(i) + 0.5) * scale;
                 // Casts cut towards zero and saturate.
                 let first = (centre - support + 0.5) as usize;
-                let end = ((centre + support + 0.5) as usize).min(len as usize);
+                let end = ((centre + support + 0.5) as usize).min(*old as usize);
                 let inverse = 1.0 / spread;
                 let weights: Vec<f64> = (first..end)
                     .map(|x| (self.weight)((x as f64 - centre + 0.5) * inverse))

@@ -1,5 +1,6 @@
 //! Every size and number works or is an error.
 
+use image::imageops::crop_imm;
 use image::{GrayImage, Luma, Rgb, RgbImage};
 use proptest::prelude::*;
 use sd_image::{
@@ -46,6 +47,20 @@ proptest! {
             Ok(fitted) => prop_assert_eq!(fitted.dimensions(), to),
             Err(error) => prop_assert!(matches!(error, Error::Resize { .. }), "{error:?}"),
         }
+    }
+
+    #[test]
+    fn a_crop_is_the_middle_of_the_whole(from in (1..40_u32, 1..40_u32), to in (1..50_u32, 1..50_u32)) {
+        let picture = checked(from.0, from.1);
+        // In proportion, and as high or as wide as asked for.
+        let inner = match to.0 * from.1 > from.0 * to.1 {
+            true => (to.0, from.1 * to.0 / from.0),
+            false => (from.0 * to.1 / from.1, to.1),
+        };
+        let whole = resize(&picture, inner.0, inner.1, Filter::Lanczos).unwrap();
+        let (left, top) = (inner.0 / 2 - to.0 / 2, inner.1 / 2 - to.1 / 2);
+        let middle = crop_imm(&whole, left, top, to.0, to.1).to_image();
+        prop_assert_eq!(&fit(&picture, to.0, to.1, ResizeMode::Crop).unwrap(), &middle);
     }
 
     #[test]
@@ -99,6 +114,13 @@ proptest! {
         invert(&mut mask);
         prop_assert_eq!(mask.pixels().filter(|pixel| pixel.0 == [255]).count(), picture.pixels().count());
     }
+}
+
+#[test]
+fn what_a_crop_cuts_is_not_made() {
+    // The whole picture would have 8192 x 2^29 pixels.
+    let cropped = fit(&checked(1, 65_536), 8192, 8, ResizeMode::Crop).unwrap();
+    assert_eq!(cropped.dimensions(), (8192, 8));
 }
 
 #[test]

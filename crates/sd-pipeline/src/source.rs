@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use candle_core::{Device, Tensor};
 use image::{GrayImage, RgbImage};
 use sd_image::{
-    Filter, Limits, Picture, Region, ResizeMode, binarize, crop_region, fit, gaussian_blur, invert,
-    luma, overlay, resize,
+    Filter, Limits, Picture, Region, ResizeMode, binarize, check_fit, crop_region, fit,
+    gaussian_blur, invert, luma, overlay, resize,
 };
 
 use crate::{Error, Job, MaskPolarity, Result, error::Doing, job::wrong};
@@ -45,12 +45,28 @@ impl Source {
             .as_ref()
             .map(|mask| Mask::new(job, mask, &original))
             .transpose()?;
-        Ok(Some(Self {
+        let source = Self {
             original,
             mask,
             size: (side(job.width), side(job.height)),
             resize_mode: job.resize_mode.unwrap_or_default(),
-        }))
+        };
+        source.check_sizes()?;
+        Ok(Some(source))
+    }
+
+    /// Whether picture and mask can be brought to the model's size.
+    fn check_sizes(&self) -> Result<()> {
+        let check =
+            |field, part| check_fit(part, self.size, self.resize_mode).map_err(unusable(field));
+        let Some(mask) = &self.mask else {
+            return check("init_image", self.original.dimensions());
+        };
+        match mask.region {
+            Some(region) => check("init_image", (region.width(), region.height())),
+            None => check("init_image", self.original.dimensions())
+                .and_then(|()| check("mask_image", mask.pixels.dimensions())),
+        }
     }
 
     /// The picture as the autoencoder takes it, `[1, 3, height, width]` in -1..1.
@@ -111,6 +127,7 @@ impl Mask {
             MaskPolarity::TransparentRepaints => decoded
                 .alpha
                 .ok_or_else(|| wrong("mask_image", "an opaque picture", "one with transparency"))?,
+            // diffusers makes a coloured mask grey after its resizing; the roundings differ, and no more.
             MaskPolarity::WhiteRepaints | MaskPolarity::BlackRepaints => luma(&decoded.rgb),
         };
         if polarity != MaskPolarity::WhiteRepaints {

@@ -430,6 +430,26 @@ fn pictures_that_cannot_be_used_name_their_field() {
     };
     assert!(resolve(Version::V1_5, &all).is_ok());
 
+    // Within its margins it would have no height.
+    let flat = Request {
+        init_image: Some(pixels(900, 1, 9)),
+        resize_mode: Some(ResizeMode::Fill),
+        width: Some(512),
+        height: Some(8),
+        ..changing("a cat")
+    };
+    let flat = error(flat);
+    assert!(
+        matches!(
+            flat,
+            Error::Picture {
+                field: "init_image",
+                ..
+            }
+        ),
+        "{flat}"
+    );
+
     let small = Request {
         init_image: Some(pixels(5, 40, 9)),
         ..changing("a cat")
