@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Error, Pipeline, Result, Run,
+    error::Doing,
     image::{to_rgb, unit_range},
     job::wrong,
     latent_rgb,
@@ -71,18 +72,41 @@ impl Run {
     /// # Errors
     /// [`Error::OtherPipeline`]; [`Error::NoTinyVae`]; [`Error::NotFinite`]; the autoencoder failed.
     pub fn preview(&self, pipeline: &Pipeline, kind: PreviewKind) -> Result<Vec<RgbImage>> {
+        (0..self.job.num_images)
+            .map(|image| self.preview_of(pipeline, kind, image))
+            .collect()
+    }
+
+    /// The [`preview`](Self::preview) of picture `image` alone, from 0: the others cost nothing.
+    ///
+    /// # Errors
+    /// [`Error::Field`] if the job has no such picture; otherwise as for all.
+    pub fn preview_of(
+        &self,
+        pipeline: &Pipeline,
+        kind: PreviewKind,
+        image: usize,
+    ) -> Result<RgbImage> {
         pipeline.check_owns(self)?;
-        let _span = tracing::debug_span!("preview", %kind).entered();
+        let images = self.job.num_images;
+        let missing = || wrong("image", image, format!("less than the {images} of the job"));
+        if image >= images {
+            return Err(missing());
+        }
+        let _span = tracing::debug_span!("preview", %kind, image).entered();
         let latents = self.denoised.as_ref().unwrap_or(&self.latents);
+        let latents = latents
+            .narrow(0, image, 1)
+            .doing("taking a picture's latents")?;
         let decoded = match kind {
-            PreviewKind::Linear => latent_rgb::decode(pipeline.latent_rgb()?, latents)?,
+            PreviewKind::Linear => latent_rgb::decode(pipeline.latent_rgb()?, &latents)?,
             PreviewKind::Tiny => {
                 let decoder = pipeline.tiny_vae.as_ref().ok_or(Error::NoTinyVae)?;
-                decoder.decode(latents)?
+                decoder.decode(&latents)?
             }
-            PreviewKind::Full => return self.rgb(pipeline, latents),
+            PreviewKind::Full => self.decoded(pipeline, &latents)?,
         };
-        to_rgb(&unit_range(&decoded)?)
+        to_rgb(&unit_range(&decoded)?)?.pop().ok_or_else(missing)
     }
 }
 

@@ -237,7 +237,7 @@ impl Run {
     }
 
     /// The pictures of latents of this run's shape. One after the other, as each takes more memory than its result.
-    pub(crate) fn rgb(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<RgbImage>> {
+    fn rgb(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Vec<RgbImage>> {
         let mut pictures = Vec::with_capacity(self.job.num_images);
         for image in 0..self.job.num_images {
             let one = latents
@@ -262,7 +262,7 @@ impl Run {
     }
 
     /// What the autoencoder makes of latents of this run's size, about -1..1.
-    fn decoded(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Tensor> {
+    pub(crate) fn decoded(&self, pipeline: &Pipeline, latents: &Tensor) -> Result<Tensor> {
         let _span = tracing::info_span!("vae_decode", images = latents.dims()[0]).entered();
         pipeline.decode(&self.job, latents)
     }

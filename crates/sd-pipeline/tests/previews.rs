@@ -88,6 +88,28 @@ fn resemblance(small: &RgbImage, large: &RgbImage) -> f64 {
 }
 
 #[test]
+fn one_picture_is_previewed_as_with_the_others() {
+    let pipeline = with_tiny_vae();
+    let request = Request {
+        num_images: Some(3),
+        ..request("a cat")
+    };
+    let mut run = pipeline.start(&request).unwrap();
+    run.advance(&pipeline).unwrap();
+    for kind in KINDS {
+        let all = run.preview(&pipeline, kind).unwrap();
+        assert_eq!(all.len(), 3);
+        assert_ne!(all[0], all[1]);
+        for (index, expected) in all.iter().enumerate() {
+            let one = run.preview_of(&pipeline, kind, index).unwrap();
+            assert_eq!(&one, expected, "{kind} {index}");
+        }
+        let error = run.preview_of(&pipeline, kind, 3).unwrap_err();
+        assert!(matches!(error, Error::Field { field: "image", .. }));
+    }
+}
+
+#[test]
 fn a_run_does_not_notice_previews() {
     let pipeline = with_tiny_vae();
     // Stochastic: a preview must not draw from the run's generators either.

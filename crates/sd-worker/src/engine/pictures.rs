@@ -41,11 +41,8 @@ pub(super) fn preview(
     run: &Run,
     kind: PreviewKind,
 ) -> Result<Vec<u8>, Outcome> {
-    let pictures = guarded(|| run.preview(pipeline, kind))?;
-    match pictures.first() {
-        Some(picture) => encode(picture, &[]),
-        None => Err(failed(ErrorCode::GenerationFailed, "there is no picture")),
-    }
+    let picture = guarded(|| run.preview_of(pipeline, kind, 0))?;
+    encode(&picture, &[])
 }
 
 fn encode(picture: &RgbImage, texts: &[(&str, &str)]) -> Result<Vec<u8>, Outcome> {
