@@ -321,6 +321,7 @@ impl Run {
         let step = pass
             .scheduler
             .step(self.call, prediction, &self.latents, &mut noise)?;
+        let pass = &self.passes[self.pass];
         let next = self.call + 1;
         let mut latents = step.sample;
         if let Some(inpaint) = &self.inpaint {
@@ -329,9 +330,12 @@ impl Run {
         if next < pass.end || self.pass + 1 == self.passes.len() {
             self.call = next;
         } else if let (Some(second), Some(hires)) = (self.job.second_pass(), &self.job.hires) {
+            // As `finish` would decode them: not of scale 1 where the schedule ends before the noise does.
+            let scale = pass.plan().reference_scale(next);
+            let made = (latents * scale).doing("scaling the latents")?;
             let pass = &self.passes[self.pass + 1];
             let upscaler = hires.upscaler.unwrap_or_default();
-            (latents, noise) = hires::start(pipeline, &second, upscaler, pass, &latents)?;
+            (latents, noise) = hires::start(pipeline, &second, upscaler, pass, &made)?;
             (self.pass, self.call) = (self.pass + 1, pass.first);
         }
         self.noise = noise;

@@ -2,11 +2,14 @@
 
 mod common;
 
-use std::io::Cursor;
+use std::{fs, io::Cursor};
 
-use common::{bits, changing, finish, inpainting, picture, pipeline, relative_error, request};
+use common::{
+    bits, changing, copy_model, finish, inpainting, picture, pipeline, relative_error, request,
+};
 use sd_pipeline::{
-    Error, Hires, MaskPolarity, Picture, Pipeline, Request, RgbImage, SeedMode, Tensor, Upscaler,
+    Error, Hires, MaskPolarity, ModelSource, Picture, Pipeline, Request, RgbImage, SeedMode,
+    Tensor, Upscaler,
 };
 
 fn images(pipeline: &Pipeline, request: &Request) -> Vec<RgbImage> {
@@ -130,6 +133,50 @@ fn two_passes_are_two_requests() {
             "picture {index}"
         );
     }
+}
+
+/// A schedule that ends at its least sigma leaves the latents at a scale of their own.
+#[test]
+fn two_passes_are_two_requests_where_noise_is_left() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_model("sd15", folder.path());
+    let mut betas = vec![0.005; 1000];
+    betas[0] = 0.9;
+    let config = serde_json::json!({
+        "_class_name": "EulerDiscreteScheduler", "num_train_timesteps": 1000, "steps_offset": 1,
+        "trained_betas": betas, "final_sigmas_type": "sigma_min",
+    });
+    let file = folder.path().join("scheduler/scheduler_config.json");
+    fs::write(file, config.to_string()).unwrap();
+    let source = ModelSource::Dir(folder.path().into());
+    let pipeline = Pipeline::builder(source).build().unwrap();
+
+    let first = Request {
+        scheduler: Some("euler".into()),
+        ..request("a cat")
+    };
+    let both = Request {
+        hires: Some(Hires {
+            scale: Some(1.0),
+            upscaler: Some(Upscaler::Lanczos),
+            ..Hires::default()
+        }),
+        ..first.clone()
+    };
+    let mut run = pipeline.start(&first).unwrap();
+    let made = finish(&mut run, &pipeline).remove(0);
+    let second = Request {
+        init_image: Some(png(&RgbImage::from_raw(64, 64, made).unwrap())),
+        strength: Some(0.7),
+        ..first
+    };
+    let second = pipeline.start(&second).unwrap();
+    let mut run = pipeline.start(&both).unwrap();
+    for _ in 0..4 {
+        run.advance(&pipeline).unwrap();
+    }
+    let [found, expected] = [&run, &second].map(|run| bits(&run.latents().unwrap()));
+    assert_eq!(found, expected);
 }
 
 #[test]
