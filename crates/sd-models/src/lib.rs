@@ -35,4 +35,4 @@ pub use model::Model;
 pub use source::{DownloadProgress, EmbeddedModel, ModelSource, ProgressFn};
 #[cfg(feature = "hub")]
 pub use source::{HubError, HubOptions, Token};
-pub use weights::{LoadReport, Mismatch, Weights};
+pub use weights::{LoadReport, Mismatch, Weights, safetensors_header};

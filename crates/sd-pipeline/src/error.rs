@@ -141,9 +141,15 @@ pub enum Error {
         /// Calls made.
         call: usize,
     },
-    /// A snapshot is not a readable safetensors file.
-    #[error("the snapshot is not a whole safetensors file")]
-    SnapshotFile(#[from] safetensors::SafeTensorError),
+    /// A snapshot is not a whole safetensors file.
+    #[error("the snapshot is not a whole safetensors file: {reason}")]
+    SnapshotFile {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A run cannot be written as a safetensors file.
+    #[error("the snapshot cannot be written")]
+    SnapshotWrite(#[source] safetensors::SafeTensorError),
     /// A snapshot's description of the run cannot be read.
     #[error("the snapshot's description of its run cannot be read")]
     SnapshotJson(#[from] serde_json::Error),

@@ -7,7 +7,11 @@ use std::{
 };
 
 use candle_core::{Device, Tensor, safetensors::Load};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{
+    Dtype,
+    tensor::{Metadata, TensorView},
+};
+use sd_models::safetensors_header;
 use sd_scheduler::{SchedulerState, SeededNoise, rng::TorchGenerator};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -69,7 +73,7 @@ pub(crate) fn write(run: &Run) -> Result<Vec<u8>> {
         DESCRIPTION.to_string(),
         serde_json::to_string(&description)?,
     )]);
-    Ok(safetensors::serialize(tensors, Some(metadata))?)
+    safetensors::serialize(tensors, Some(metadata)).map_err(Error::SnapshotWrite)
 }
 
 fn bytes(values: &[u8]) -> Result<Tensor> {
@@ -81,11 +85,33 @@ fn on_host(tensor: &Tensor) -> Result<Tensor> {
     tensor.to_device(&Device::Cpu).doing("reading the run back")
 }
 
+/// A snapshot whose header is checked.
+struct File<'a> {
+    header: Metadata,
+    /// What the header's offsets count in.
+    data: &'a [u8],
+}
+
+impl<'a> File<'a> {
+    fn new(bytes: &'a [u8]) -> Result<Self> {
+        let header = safetensors_header(bytes);
+        let (header, start) = header.map_err(|reason| Error::SnapshotFile { reason })?;
+        let data = &bytes[start..];
+        Ok(Self { header, data })
+    }
+
+    fn tensor(&self, name: &str) -> Option<TensorView<'a>> {
+        let info = self.header.info(name)?;
+        let (start, end) = info.data_offsets;
+        TensorView::new(info.dtype, info.shape.clone(), self.data.get(start..end)?).ok()
+    }
+}
+
 pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
-    let file = SafeTensors::deserialize(bytes)?;
+    let file = File::new(bytes)?;
     let Description {
         weights, call, job, ..
-    } = description(bytes)?;
+    } = description(&file.header)?;
     let found = pipeline.model.fingerprint()?;
     if weights != found {
         return Err(Error::OtherWeights {
@@ -107,9 +133,9 @@ pub(crate) fn read(bytes: &[u8], pipeline: &Pipeline) -> Result<Run> {
     let tensor = |name: &str| tensor(&file, name, &shape, device);
     let latents = tensor(LATENTS)?;
     let mut tensors = BTreeMap::new();
-    for name in file.names() {
+    for name in file.header.offset_keys() {
         if let Some(key) = name.strip_prefix(SCHEDULER) {
-            tensors.insert(key.to_string(), tensor(name)?);
+            tensors.insert(key.to_string(), tensor(&name)?);
         }
     }
     let start = passes[pass].first;
@@ -155,16 +181,15 @@ fn position(passes: &[Pass], made: usize) -> Result<(usize, usize)> {
     Err(wrong("call", format!("at most {calls}")))
 }
 
-fn picture(file: &SafeTensors<'_>, name: &str) -> Result<Option<Picture>> {
+fn picture(file: &File<'_>, name: &str) -> Result<Option<Picture>> {
     match file.tensor(name) {
-        Ok(view) if view.dtype() == Dtype::U8 => Ok(Some(Picture::from_bytes(view.data()))),
-        Ok(_) => Err(wrong(name, "a picture's bytes")),
-        Err(_) => Ok(None),
+        Some(view) if view.dtype() == Dtype::U8 => Ok(Some(Picture::from_bytes(view.data()))),
+        Some(_) => Err(wrong(name, "a picture's bytes")),
+        None => Ok(None),
     }
 }
 
-fn description(bytes: &[u8]) -> Result<Description<Map<String, Value>>> {
-    let (_, header) = SafeTensors::read_metadata(bytes)?;
+fn description(header: &Metadata) -> Result<Description<Map<String, Value>>> {
     let metadata = header.metadata().as_ref();
     let json = metadata
         .and_then(|metadata| metadata.get(DESCRIPTION))
@@ -178,18 +203,18 @@ fn description(bytes: &[u8]) -> Result<Description<Map<String, Value>>> {
 }
 
 /// A tensor shaped like the latents.
-fn tensor(file: &SafeTensors<'_>, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
+fn tensor(file: &File<'_>, name: &str, shape: &[usize], device: &Device) -> Result<Tensor> {
     match file.tensor(name) {
-        Ok(view) if view.dtype() == Dtype::F32 && view.shape() == shape => {
+        Some(view) if view.dtype() == Dtype::F32 && view.shape() == shape => {
             view.load(device).doing("restoring the run")
         }
         _ => Err(wrong(name, format!("f32 {shape:?}"))),
     }
 }
 
-fn generator(file: &SafeTensors<'_>, name: &str) -> Result<TorchGenerator> {
+fn generator(file: &File<'_>, name: &str) -> Result<TorchGenerator> {
     match file.tensor(name) {
-        Ok(view) if view.dtype() == Dtype::U8 => Ok(TorchGenerator::from_bytes(view.data())?),
+        Some(view) if view.dtype() == Dtype::U8 => Ok(TorchGenerator::from_bytes(view.data())?),
         _ => Err(wrong(name, "a generator's state")),
     }
 }

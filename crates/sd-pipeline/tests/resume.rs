@@ -296,6 +296,23 @@ fn a_snapshot_whose_parts_disagree_is_refused_with_the_reason() {
     }
 }
 
+/// Tensors that end one byte before the largest address: with the header in front of them they end beyond it.
+#[test]
+fn a_snapshot_of_absurd_size_is_refused() {
+    let step = (1u64 << 61) - 1;
+    let tensor = |name: u64, end: u64| {
+        let start = name * step;
+        let length = end - start;
+        format!(r#""{name}":{{"dtype":"U8","shape":[{length}],"data_offsets":[{start},{end}]}}"#)
+    };
+    let mut tensors: Vec<_> = (0..8).map(|i| tensor(i, (i + 1) * step)).collect();
+    tensors.push(tensor(8, u64::MAX));
+    let header = format!("{{{}}}", tensors.join(","));
+    let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+    let error = PIPELINE.resume(&bytes).unwrap_err();
+    assert!(matches!(error, Error::SnapshotFile { .. }), "{error}");
+}
+
 #[test]
 fn a_cut_snapshot_is_refused() {
     for length in 0..SNAPSHOT.len() {

@@ -67,7 +67,7 @@ impl WeightFile {
     }
 
     fn new(component: Component, name: String, bytes: Bytes) -> Result<Self> {
-        match read_header(bytes.as_slice()) {
+        match safetensors_header(bytes.as_slice()) {
             Ok((metadata, data_start)) => Ok(Self {
                 name,
                 bytes,
@@ -129,7 +129,7 @@ impl RawTensor<'_> {
             candle_core::bail!("tensor of type {:?}", self.dtype);
         };
         let Some(bytes) = self.file.bytes.as_slice().get(self.place.clone()) else {
-            // `read_header` has compared the offsets with the length of the data.
+            // `safetensors_header` has compared the offsets with the length of the data.
             candle_core::bail!("tensor data at {:?}, beyond the file's end", self.place);
         };
         let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)?;
@@ -187,11 +187,15 @@ fn release_mapped(map: &Mmap, place: &Range<usize>) {
     drop(advised);
 }
 
-/// Reads and checks the header: the `safetensors` crate compares tensors and offsets with each
-/// other, and we compare their sum with the file.
+/// The header of a safetensors file's bytes, and where its data starts. The offsets of its tensors count from there, and
+/// lie within the bytes.
 ///
+/// The `safetensors` crate compares tensors and offsets with each other, and we compare their sum with the file.
 /// `SafeTensors::deserialize` would do both, but adds the hostile sum up unchecked.
-fn read_header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
+///
+/// # Errors
+/// What is wrong with the bytes, in words.
+pub fn safetensors_header(bytes: &[u8]) -> Result<(Metadata, usize), String> {
     let (length, rest) = bytes
         .split_first_chunk::<LENGTH_BYTES>()
         .ok_or("it is shorter than 8 bytes")?;

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use file::WeightFile;
+pub use file::safetensors_header;
 pub use report::{LoadReport, Mismatch};
 
 use crate::source::{FileData, StoredFile};
