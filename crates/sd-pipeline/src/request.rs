@@ -188,17 +188,21 @@ impl Request {
     }
 
     pub(crate) fn from_map(fields: Map<String, Value>) -> Result<Self> {
-        // serde_json does not say which key is wrong, so each is read alone first.
-        for (field, value) in &fields {
-            let alone =
-                Map::from_iter([("prompt".into(), "".into()), (field.clone(), value.clone())]);
-            if let Err(source) = Self::deserialize(Value::Object(alone)) {
-                return Err(Error::FieldJson {
-                    field: field.clone(),
-                    source,
-                });
-            }
-        }
-        Self::deserialize(Value::Object(fields)).map_err(Error::RequestJson)
+        let json = Value::Object(fields);
+        Self::deserialize(&json).map_err(|error| named(json, error))
     }
+}
+
+/// What is wrong with the JSON of a request. serde_json does not say which key it is, so each is read alone.
+fn named(json: Value, error: serde_json::Error) -> Error {
+    let Value::Object(fields) = json else {
+        return Error::RequestJson(error);
+    };
+    for (field, value) in fields {
+        let alone = Map::from_iter([("prompt".into(), "".into()), (field.clone(), value)]);
+        if let Err(source) = Request::deserialize(Value::Object(alone)) {
+            return Error::FieldJson { field, source };
+        }
+    }
+    Error::RequestJson(error)
 }

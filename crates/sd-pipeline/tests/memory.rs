@@ -153,6 +153,19 @@ fn the_peak_of_the_built_in_model_is_predicted() {
 }
 
 #[test]
+fn a_picture_in_json_is_read_from_where_it_is() {
+    let _turn = TURN.lock();
+    let picture = Picture::from_bytes(vec![7; 3 << 20]).to_base64();
+    let json = serde_json::json!({"prompt": "a cat", "init_image": picture}).to_string();
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    Request::from_json(&json).unwrap();
+    // The text of the JSON's value, the same without white space, and the bytes it stands for.
+    let peak = ALLOCATOR.peak_usage() - before;
+    assert!(peak < 3 * json.len(), "{peak} of {}", json.len());
+}
+
+#[test]
 fn a_model_that_is_not_loaded_is_predicted_alike() {
     let _turn = TURN.lock();
     for dtype in [DType::F32, DType::F16, DType::BF16] {
