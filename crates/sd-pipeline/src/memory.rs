@@ -225,7 +225,7 @@ fn latent_bytes(model: &ModelConfig, job: &Job) -> u64 {
         .fold(4, |bytes: u64, &size| bytes.saturating_mul(size as u64))
 }
 
-/// Windows of text at most, as counting tokens takes a tokenizer: each has at least a byte.
+/// Windows of text at most, as counting them takes a tokenizer.
 struct Windows {
     /// Of the longest prompt.
     of_one: usize,
@@ -246,7 +246,10 @@ impl Windows {
                 of_all: prompts.len(),
             };
         }
-        let windows = |text: &&String| 1 + text.len() / 75 + text.matches("BREAK").count();
+        // One that wraps text in front of a comma or a word may end up to 19 tokens early.
+        let windows = |text: &&String| {
+            1 + tokens_at_most(text).div_ceil(75 - 19) + text.matches("BREAK").count()
+        };
         let of_one = prompts
             .iter()
             .map(windows)
@@ -266,6 +269,13 @@ impl Windows {
             of_all: (texts * of_one).min(MAX_WINDOWS),
         }
     }
+}
+
+/// A token has a byte at least, of text that the tokenizer has normalised: NFC and lower case make of no character more
+/// than three times its bytes, and no more of ASCII.
+fn tokens_at_most(text: &str) -> usize {
+    let bytes = text.bytes();
+    bytes.map(|byte| if byte.is_ascii() { 1 } else { 3 }).sum()
 }
 
 /// Bytes of so many windows of encoded text.

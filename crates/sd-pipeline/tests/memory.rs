@@ -152,6 +152,44 @@ fn the_peak_of_the_built_in_model_is_predicted() {
     }
 }
 
+/// Windows end early in front of what is not parted.
+#[test]
+fn encoded_text_takes_no_more_than_predicted() {
+    let _turn = TURN.lock();
+    let comma = "1".repeat(55) + ",";
+    // Of four bytes that become three characters of four each.
+    let symbol = "\u{1D160}";
+    for model in ["sd15", "sdxl"] {
+        let pipeline = pipeline(model);
+        let taken = |prompt: &str, prompt_weighting| {
+            let request = Request {
+                prompt: prompt.into(),
+                prompt_weighting: Some(prompt_weighting),
+                ..step(64, 64)
+            };
+            let run = pipeline.start(&request).unwrap();
+            let predicted = pipeline.predict_memory(run.job()).unwrap().run;
+            let conditions = run.conditions();
+            let branches = [&conditions.positive]
+                .into_iter()
+                .chain(&conditions.negative);
+            let values = branches.map(|branch| branch.hidden.elem_count());
+            (4 * values.sum::<usize>() as u64, predicted)
+        };
+        for weighting in [PromptWeighting::A1111, PromptWeighting::ComfyUi] {
+            let (no_text, nothing) = taken("", weighting);
+            for part in [comma.as_str(), "1111111 ", symbol] {
+                let (text, all) = taken(&part.repeat(3360 / part.len()), weighting);
+                let (text, all) = (text - no_text, all - nothing);
+                assert!(
+                    text <= all,
+                    "{model} {part:?}: {text} bytes, {all} predicted"
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn a_picture_in_json_is_read_from_where_it_is() {
     let _turn = TURN.lock();
