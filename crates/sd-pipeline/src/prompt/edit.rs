@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::{
     PromptWeighting,
-    lexer::{Bracket, Token, lex},
+    lexer::{Bracket, Reader, Token, lex},
     number,
 };
 use crate::timeline::Timeline;
@@ -101,9 +101,7 @@ impl<'a> Prompt<'a> {
     fn parse(source: &'a str, weighting: PromptWeighting) -> Self {
         let mut choices = Vec::new();
         let mut open: Vec<Frame> = Vec::new();
-        let tokens = weighting
-            .weighting()
-            .map(|weighting| lex(source, weighting));
+        let tokens = weighting.weighting().map(|_| lex(source, Reader::Edits));
         for (range, token) in tokens.into_iter().flatten() {
             match token {
                 Token::Open(bracket) => open.push(Frame::new(bracket, range.end)),

@@ -26,14 +26,28 @@ pub(super) enum Bracket {
     Square,
 }
 
+/// Whom tokens are for, which decides what a backslash does.
+#[derive(Clone, Copy)]
+pub(super) enum Reader {
+    Edits,
+    Weights(Weighting),
+}
+
+impl Reader {
+    /// Characters that a backslash makes text of. The web UI's weights know escapes of brackets alone, its edits of all.
+    fn escapable(self) -> &'static [char] {
+        match self {
+            Self::Weights(Weighting::A1111) => &['(', ')', '[', ']', '\\'],
+            _ => &SPECIAL,
+        }
+    }
+}
+
 /// The tokens of `source` and the bytes that each takes, in their order and without gaps.
-pub(super) fn lex(
-    source: &str,
-    weighting: Weighting,
-) -> impl Iterator<Item = (Range<usize>, Token<'_>)> {
+pub(super) fn lex(source: &str, reader: Reader) -> impl Iterator<Item = (Range<usize>, Token<'_>)> {
     let mut at = 0;
     std::iter::from_fn(move || {
-        let (token, length) = first(&source[at..], weighting)?;
+        let (token, length) = first(&source[at..], reader)?;
         let range = at..at + length;
         at = range.end;
         Some((range, token))
@@ -41,7 +55,7 @@ pub(super) fn lex(
 }
 
 /// The first token of `rest`, and its length in bytes.
-fn first(rest: &str, weighting: Weighting) -> Option<(Token<'_>, usize)> {
+fn first(rest: &str, reader: Reader) -> Option<(Token<'_>, usize)> {
     let token = match rest.chars().next()? {
         '(' => Token::Open(Bracket::Round),
         '[' => Token::Open(Bracket::Square),
@@ -49,11 +63,13 @@ fn first(rest: &str, weighting: Weighting) -> Option<(Token<'_>, usize)> {
         ']' => Token::Close(Bracket::Square),
         ':' => Token::Colon,
         '|' => Token::Bar,
-        '\\' if rest[1..].starts_with(SPECIAL) => return Some((Token::Escape(&rest[1..2]), 2)),
+        '\\' if rest[1..].starts_with(reader.escapable()) => {
+            return Some((Token::Escape(&rest[1..2]), 2));
+        }
         // The web UI drops a backslash that escapes nothing, ComfyUI keeps it.
-        '\\' => match weighting {
-            Weighting::A1111 => Token::Escape(""),
-            Weighting::ComfyUi => Token::Escape("\\"),
+        '\\' => match reader {
+            Reader::Weights(Weighting::A1111) => Token::Escape(""),
+            _ => Token::Escape("\\"),
         },
         _ => {
             let length = rest.find(SPECIAL).unwrap_or(rest.len());

@@ -11,7 +11,7 @@
 //!           | "(" prompt ":" number ")"                   times the number; in ComfyUI that number
 //!           | "[" prompt "]"                              divided by 1.1; not in ComfyUI
 //! number    = ["+" | "-"] digits and at most one point    with spaces around it
-//! escape    = "\" before one of ( ) [ ] : | \             that character as text
+//! escape    = "\" before one of ( ) [ ] : | \             that character as text; in weights of the web UI not : and |
 //! ```
 //!
 //! Every string is a prompt: what fits no rule is text. Brackets may be nested to any depth; nothing here recurses, and

@@ -3,7 +3,7 @@
 use sd_models::text::{Piece, Weighting};
 
 use super::{
-    lexer::{Bracket, Token, lex},
+    lexer::{Bracket, Reader, Token, lex},
     number,
 };
 
@@ -18,7 +18,8 @@ pub(super) const MAX_WEIGHT: f64 = 1000.0;
 
 /// The pieces of a step's text. Neighbours differ in weight, and none is empty.
 pub(crate) fn pieces(text: &str, weighting: Weighting) -> Vec<Piece> {
-    let tokens: Vec<Token<'_>> = lex(text, weighting).map(|(_, token)| token).collect();
+    let tokens = lex(text, Reader::Weights(weighting));
+    let tokens: Vec<Token<'_>> = tokens.map(|(_, token)| token).collect();
     let mut pieces = Vec::new();
     let mut weights = Weights::default();
     for (token, role) in tokens.iter().zip(roles(&tokens, weighting)) {
