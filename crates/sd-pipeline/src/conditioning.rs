@@ -1,6 +1,6 @@
 //! What steers the UNet: the encoded prompts, and for XL the sizes the picture is said to have had.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use candle_core::{Device, Tensor};
 use sd_config::ModelConfig;
@@ -54,15 +54,22 @@ impl Conditions {
     pub(crate) fn encode(model: &Model, job: &Job, passes: &[Pass]) -> Result<Timeline<Self>> {
         let _span = tracing::info_span!("encode_text").entered();
         let steps: Vec<usize> = passes.iter().map(Pass::steps).collect();
-        let texts = |prompts: &[&str]| prompt::timeline(prompts, job.prompt_weighting, &steps);
-        let positive = texts(&prompts(&job.prompt, &job.prompt_2));
-        let negative = is_guided(&model.config, job).then(|| match &job.negative_prompt {
-            Some(prompt) => texts(&prompts(prompt, &job.negative_prompt_2)),
-            None => texts(&[]),
-        });
+        let texts = |field, prompts: &[&str]| {
+            prompt::timeline(field, prompts, job.prompt_weighting, &steps)
+        };
+        let positive = texts("prompt", &prompts(&job.prompt, &job.prompt_2))?;
+        let negative = match &job.negative_prompt {
+            _ if !is_guided(&model.config, job) => None,
+            Some(prompt) => Some(prompts(prompt, &job.negative_prompt_2)),
+            None => Some(vec![]),
+        };
+        let negative = negative
+            .map(|negative| texts("negative_prompt", &negative))
+            .transpose()?;
         let all = positive
             .values()
-            .chain(negative.iter().flat_map(Timeline::values));
+            .chain(negative.iter().flat_map(Timeline::values))
+            .map(Arc::as_ref);
         let encoder = Encoder::new(&model.text, job, all)?;
 
         let mut truncated = Vec::new();

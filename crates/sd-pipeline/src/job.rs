@@ -20,6 +20,8 @@ use crate::{
     source::Source,
 };
 
+/// Longest prompt, in bytes of UTF-8.
+pub(crate) const MAX_PROMPT: usize = 64 << 10;
 /// Longest side of a picture, in pixels.
 const MAX_SIDE: usize = 8192;
 /// Largest softening of a mask, in pixels.
@@ -103,6 +105,7 @@ impl Request {
     /// [`Error::Field`] names the first field whose value this model cannot work with, the value, and what is allowed;
     /// [`Error::NotTextToImage`] if the model needs more than text, [`Error::Picture`] if a picture cannot be read.
     pub fn resolve(&self, model: &ModelConfig) -> Result<Job> {
+        self.check_prompts()?;
         let task = Task::of(self, model)?;
         let defaults = &model.defaults;
         let (negative_prompt, negative_prompt_2) = self.negative_prompts(model)?;
@@ -189,6 +192,23 @@ impl Request {
         Pass::all(model, &job)?;
         Source::new(&job)?;
         Ok(job)
+    }
+
+    /// Texts are read, and kept, once for every step that changes them.
+    fn check_prompts(&self) -> Result<()> {
+        for (field, prompt) in [
+            ("prompt", Some(&self.prompt)),
+            ("negative_prompt", self.negative_prompt.as_ref()),
+            ("prompt_2", self.prompt_2.as_ref()),
+            ("negative_prompt_2", self.negative_prompt_2.as_ref()),
+        ] {
+            let length = prompt.map_or(0, String::len);
+            if length > MAX_PROMPT {
+                let found = format!("a text of {length} bytes");
+                return Err(wrong(field, found, format!("at most {MAX_PROMPT} bytes")));
+            }
+        }
+        Ok(())
     }
 
     fn vae_tiling(&self, model: &ModelConfig) -> Result<bool> {

@@ -21,7 +21,7 @@ use crate::{Error, PromptWeighting, Result};
 #[serde(deny_unknown_fields)]
 pub struct Request {
     /// What to draw. Text beyond the encoder's length (75 tokens) is cut, [`Run::truncated`](crate::Run::truncated) tells; with
-    /// a `prompt_weighting` nothing is cut.
+    /// a `prompt_weighting` nothing is cut. This and the other prompts have 65536 bytes of UTF-8 at most.
     pub prompt: String,
     /// What to steer away from. `None` is the empty text, or no text at all for a model that says
     /// `force_zeros_for_empty_prompt`, as XL does.

@@ -190,6 +190,41 @@ fn encoded_text_takes_no_more_than_predicted() {
     }
 }
 
+/// A prompt has its length, and so have the texts that its edits make of it.
+#[test]
+fn prompts_of_any_length_take_little_memory() {
+    let _turn = TURN.lock();
+    let pipeline = pipeline("sd15");
+    let request = |prompt: &str, field: &str| {
+        let mut json = serde_json::json!({
+            "prompt": "a cat", "prompt_weighting": "a1111", "num_inference_steps": 999, "width": 64, "height": 64,
+        });
+        json[field] = prompt.into();
+        Request::from_json(&json.to_string()).unwrap()
+    };
+    // Another text in each of 504 steps.
+    let edits = "[a|b|c|d|e|f|g][a|b|c|d|e|f|g|h][a|b|c|d|e|f|g|h|i]";
+    let long = edits.to_string() + &"!".repeat((64 << 10) - edits.len());
+    let longer = format!("{long}!");
+    for field in ["prompt", "negative_prompt"] {
+        let (long, longer) = (request(&long, field), request(&longer, field));
+        let before = ALLOCATOR.current_usage();
+        ALLOCATOR.reset_peak_usage();
+        let error = pipeline.start(&long).unwrap_err().to_string();
+        let peak = ALLOCATOR.peak_usage() - before;
+        assert!(error.starts_with(&format!("{field}: got edits")), "{error}");
+        assert!(peak < 8 << 20, "{peak} bytes");
+        let error = pipeline.start(&longer).unwrap_err().to_string();
+        let expected = format!("{field}: got a text of 65537 bytes, expected at most 65536 bytes");
+        assert_eq!(error, expected);
+    }
+    // Also those that this model has no use for.
+    for field in ["prompt_2", "negative_prompt_2"] {
+        let error = pipeline.start(&request(&longer, field)).unwrap_err();
+        assert!(error.to_string().contains("65537"), "{error}");
+    }
+}
+
 #[test]
 fn a_picture_in_json_is_read_from_where_it_is() {
     let _turn = TURN.lock();

@@ -1,34 +1,60 @@
 //! Which text a prompt has in which step: `[a:b:0.5]` and `[a|b]`.
 
-use std::ops::Range;
+use std::{collections::HashSet, ops::Range, sync::Arc};
 
 use super::{
     PromptWeighting,
     lexer::{Bracket, Reader, Token, lex},
     number,
 };
-use crate::timeline::Timeline;
+use crate::{Result, job::wrong, text::Texts, timeline::Timeline};
+
+/// Most bytes of different texts in a timeline. A run keeps at most 1024 windows of 75 tokens encoded, and a token of CLIP's
+/// has at most 32 bytes, so that what is longer and not white space is refused later in any case.
+const MAX_TEXT: usize = 4 << 20;
 
 /// The texts of `prompts` in the steps of a run, counted from 0. `passes` are the steps of each pass over the picture: one
 /// number, or two where a small picture is made and then refined larger.
+///
+/// # Errors
+/// [`Error::Field`](crate::Error::Field) names `field` where the texts are too long together.
 pub(crate) fn timeline(
+    field: &'static str,
     prompts: &[&str],
     weighting: PromptWeighting,
     passes: &[usize],
-) -> Timeline<Vec<String>> {
+) -> Result<Timeline<Arc<Texts>>> {
     let prompts: Vec<_> = prompts
         .iter()
         .map(|prompt| Prompt::parse(prompt, weighting))
         .collect();
-    let texts = |moment| prompts.iter().map(|prompt| prompt.at(moment)).collect();
+    let (mut known, mut bytes) = (HashSet::<Arc<Texts>>::new(), 0);
+    let mut texts = |moment| {
+        let texts: Texts = prompts.iter().map(|prompt| prompt.at(moment)).collect();
+        if let Some(known) = known.get(&texts) {
+            return Ok(known.clone());
+        }
+        bytes += texts.iter().map(String::len).sum::<usize>();
+        if bytes > MAX_TEXT {
+            let expected = format!("at most {MAX_TEXT} bytes of different texts in all steps");
+            return Err(wrong(
+                field,
+                "edits that make too many long texts",
+                expected,
+            ));
+        }
+        let texts = Arc::new(texts);
+        known.insert(texts.clone());
+        Ok(texts)
+    };
     let mut moments = moments(passes);
-    let mut timeline = Timeline::new(texts(moments.next().unwrap_or(Moment::ONLY)));
+    let mut timeline = Timeline::new(texts(moments.next().unwrap_or(Moment::ONLY))?);
     if prompts.iter().any(|prompt| !prompt.choices.is_empty()) {
         for (from, moment) in (1..).zip(moments) {
-            timeline.change(from, texts(moment));
+            timeline.change(from, texts(moment)?);
         }
     }
-    timeline
+    Ok(timeline)
 }
 
 /// A step of a run.

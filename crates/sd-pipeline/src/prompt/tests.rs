@@ -1,6 +1,10 @@
 //! The language by examples, most of them those by which the web UI documents it, and by properties of any text.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use proptest::prelude::*;
 use sd_models::text::{
@@ -165,7 +169,7 @@ fn weights_are_those_of_comfyui() {
 
 /// Where the text changes: the last step of each, counted from 1, and the text.
 fn spans(text: &str, weighting: PromptWeighting, passes: &[usize]) -> Vec<(usize, String)> {
-    let timeline = timeline(&[text], weighting, passes);
+    let timeline = timeline("prompt", &[text], weighting, passes).unwrap();
     let ends = timeline.changes().chain([passes.iter().sum()]);
     let texts = timeline.values().map(|texts| texts[0].clone());
     ends.zip(texts).collect()
@@ -322,15 +326,14 @@ fn a_second_pass_continues_the_count() {
 
 #[test]
 fn a_run_without_steps_has_a_text() {
-    assert_eq!(
-        timeline(&["[a|b]"], PromptWeighting::A1111, &[]).at(0),
-        &["a".to_string()]
-    );
+    let timeline = timeline("prompt", &["[a|b]"], PromptWeighting::A1111, &[]).unwrap();
+    assert_eq!(timeline.at(0)[0], "a");
 }
 
 #[test]
 fn prompts_of_two_encoders_change_together() {
-    let timeline = timeline(&["[a:b:1]", "[c:d:2]"], PromptWeighting::A1111, &[3]);
+    let prompts = ["[a:b:1]", "[c:d:2]"];
+    let timeline = timeline("prompt", &prompts, PromptWeighting::A1111, &[3]).unwrap();
     let texts: Vec<_> = timeline.values().map(|texts| texts.join(" ")).collect();
     assert_eq!(texts, ["a c", "b c", "b d"]);
 }
@@ -357,7 +360,7 @@ fn a_hundred_thousand_brackets_take_no_stack_and_little_time() {
         "x".repeat(n),
     ] {
         for weighting in [PromptWeighting::A1111, PromptWeighting::ComfyUi] {
-            let timeline = timeline(&[&text], weighting, &[5]);
+            let timeline = timeline("prompt", &[&text], weighting, &[5]).unwrap();
             let text = &timeline.at(3)[0];
             pieces(text, weighting.weighting().unwrap());
         }
@@ -367,6 +370,29 @@ fn a_hundred_thousand_brackets_take_no_stack_and_little_time() {
         start.elapsed() < Duration::from_secs(60),
         "{:?}",
         start.elapsed()
+    );
+}
+
+#[test]
+fn a_thousand_steps_share_their_texts() {
+    let long = " a cat".repeat(10_000);
+    let texts = |prompt: &str| {
+        timeline(
+            "prompt",
+            &[&format!("{prompt}{long}")],
+            PromptWeighting::A1111,
+            &[1000, 1000],
+        )
+    };
+    let two = texts("[a|b]").unwrap();
+    assert_eq!(two.changes().count(), 1999);
+    let kept: HashSet<_> = two.values().map(Arc::as_ptr).collect();
+    assert_eq!(kept.len(), 2);
+    // A text of its own in nearly every step.
+    let error = texts("[a|b|c|d|e|f|g][a|b|c|d|e|f|g|h][a|b|c|d|e|f|g|h|i]").unwrap_err();
+    assert!(
+        error.to_string().starts_with("prompt: got edits"),
+        "{error}"
     );
 }
 
@@ -390,7 +416,7 @@ fn any_weighting() -> impl Strategy<Value = PromptWeighting> {
 proptest! {
     #[test]
     fn any_string_is_a_prompt(text in any_prompt(), weighting in any_weighting(), steps in 1_usize..20) {
-        let timeline = timeline(&[&text], weighting, &[steps]);
+        let timeline = timeline("prompt", &[&text], weighting, &[steps]).unwrap();
         for texts in timeline.values() {
             let mut last = None;
             for piece in pieces(&texts[0], weighting.weighting().unwrap()) {
@@ -411,7 +437,7 @@ proptest! {
     /// their order.
     #[test]
     fn every_text_is_made_of_its_prompt(text in any_prompt(), weighting in any_weighting()) {
-        for texts in timeline(&[&text], weighting, &[7]).values() {
+        for texts in timeline("prompt", &[&text], weighting, &[7]).unwrap().values() {
             let mut rest = text.chars();
             prop_assert!(texts[0].chars().all(|character| rest.any(|other| other == character)));
         }
@@ -420,7 +446,7 @@ proptest! {
     #[test]
     fn text_is_itself_again_after_an_escape(text in prop_oneof![any_prompt(), any::<String>()], weighting in any_weighting()) {
         let escaped = weighting.escape(&text);
-        let timeline = timeline(&[&escaped], weighting, &[7]);
+        let timeline = timeline("prompt", &[&escaped], weighting, &[7]).unwrap();
         prop_assert_eq!(timeline.changes().count(), 0);
         let expected = match text.is_empty() {
             true => vec![],
