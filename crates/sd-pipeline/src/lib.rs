@@ -69,7 +69,7 @@ pub use resolver::Resolver;
 pub use run::{Progress, Run};
 pub use sd_config::{LatentRgb, ModelConfig, Version};
 pub use sd_image::{Picture, ResizeMode};
-pub use sd_models::{LoadOptions, ModelMemory, ModelSource, nn::AttentionSlice};
+pub use sd_models::{LoadOptions, ModelMemory, ModelSource, nn::AttentionSlice, text::Piece};
 
 /// The small model inside this crate, which draws shapes at 128x128 pixels and needs no download.
 #[cfg(feature = "builtin")]

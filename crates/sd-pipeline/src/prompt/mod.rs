@@ -23,8 +23,10 @@ mod lexer;
 mod tests;
 mod weight;
 
-use sd_models::text::Weighting;
+use sd_models::text::{Piece, Weighting};
 use serde::{Deserialize, Serialize};
+
+use crate::Result;
 
 pub(crate) use edit::timeline;
 pub(crate) use weight::pieces;
@@ -69,6 +71,39 @@ impl PromptWeighting {
             Self::A1111 => escaped.replace(weight::BREAK, r"B\REAK"),
             _ => escaped,
         }
+    }
+
+    /// What a prompt says in a run of `steps` steps, as no model is needed to tell: the pieces of its text from step 0 on,
+    /// and those from each step on that changes them. Without text there are none.
+    ///
+    /// ```
+    /// use sd_pipeline::{Piece, PromptWeighting};
+    ///
+    /// let read = PromptWeighting::A1111.read("a [cat:(dog:1.2):0.5]", 20)?;
+    /// let piece = |text: &str, weight| Piece::Text { text: text.into(), weight };
+    /// assert_eq!(read[0], (0, vec![piece("a cat", 1.0)]));
+    /// assert_eq!(read[1], (10, vec![piece("a ", 1.0), piece("dog", 1.2)]));
+    /// # Ok::<(), sd_pipeline::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Field`](crate::Error::Field) if the texts of all steps are too long together.
+    pub fn read(self, prompt: &str, steps: usize) -> Result<Vec<(usize, Vec<Piece>)>> {
+        let timeline = timeline("prompt", &[prompt], self, &[steps])?;
+        let texts = timeline.values().flat_map(|texts| texts.iter());
+        let pieces = texts.map(|text| match self.weighting() {
+            Some(weighting) => pieces(text, weighting),
+            None if text.is_empty() => vec![],
+            None => vec![Piece::Text {
+                text: text.clone(),
+                weight: 1.0,
+            }],
+        });
+        Ok([0]
+            .into_iter()
+            .chain(timeline.changes())
+            .zip(pieces)
+            .collect())
     }
 
     /// The rules by which text is encoded; None for [`Plain`](Self::Plain).

@@ -410,16 +410,19 @@ fn any_prompt() -> impl Strategy<Value = String> {
 }
 
 fn any_weighting() -> impl Strategy<Value = PromptWeighting> {
-    prop::sample::select(vec![PromptWeighting::A1111, PromptWeighting::ComfyUi])
+    prop::sample::select(vec![
+        PromptWeighting::Plain,
+        PromptWeighting::A1111,
+        PromptWeighting::ComfyUi,
+    ])
 }
 
 proptest! {
     #[test]
     fn any_string_is_a_prompt(text in any_prompt(), weighting in any_weighting(), steps in 1_usize..20) {
-        let timeline = timeline("prompt", &[&text], weighting, &[steps]).unwrap();
-        for texts in timeline.values() {
+        for (_, pieces) in weighting.read(&text, steps).unwrap() {
             let mut last = None;
-            for piece in pieces(&texts[0], weighting.weighting().unwrap()) {
+            for piece in pieces {
                 if let Piece::Text { text, weight } = &piece {
                     prop_assert!(weight.abs() <= MAX_WEIGHT, "{weight}");
                     prop_assert!(!text.is_empty());
@@ -446,12 +449,10 @@ proptest! {
     #[test]
     fn text_is_itself_again_after_an_escape(text in prop_oneof![any_prompt(), any::<String>()], weighting in any_weighting()) {
         let escaped = weighting.escape(&text);
-        let timeline = timeline("prompt", &[&escaped], weighting, &[7]).unwrap();
-        prop_assert_eq!(timeline.changes().count(), 0);
         let expected = match text.is_empty() {
             true => vec![],
             false => vec![Piece::Text { text, weight: 1.0 }],
         };
-        prop_assert_eq!(pieces(&timeline.at(0)[0], weighting.weighting().unwrap()), expected);
+        prop_assert_eq!(weighting.read(&escaped, 7).unwrap(), vec![(0, expected)]);
     }
 }
