@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Longest prompt, in bytes of UTF-8.
-pub(crate) const MAX_PROMPT: usize = 64 << 10;
+const MAX_PROMPT: usize = 64 << 10;
 /// Longest side of a picture, in pixels.
 const MAX_SIDE: usize = 8192;
 /// Largest softening of a mask, in pixels.
