@@ -22,6 +22,16 @@ const FILE: &str = "jobs.db";
 const LOCK: &str = "lock";
 /// What the write-ahead log shrinks to after a large transaction.
 const JOURNAL_BYTES: i64 = 64 << 20;
+/// The tables that are checked at the start: without the pictures, which may take minutes.
+const CHECKED: [&str; 7] = [
+    "jobs",
+    "labels",
+    "submissions",
+    "requests",
+    "checkpoints",
+    "marks",
+    "callbacks",
+];
 /// Statements kept prepared per connection: there are fewer.
 const STATEMENTS: usize = 64;
 
@@ -57,11 +67,9 @@ impl SqliteStore {
                 connection.set_prepared_statement_cache_capacity(STATEMENTS);
             }
             reader.pragma_update(None, "query_only", true)?;
-            let damage: String =
-                reader.query_row("PRAGMA quick_check(jobs)", [], |row| row.get(0))?;
-            Ok((writer, reader, later, damage))
+            Ok((writer, reader, later))
         };
-        let (writer, reader, later, damage) = open().map_err(|error| failed(&path, error))?;
+        let (writer, reader, later) = open().map_err(|error| failed(&path, error))?;
         if let Some(found) = later {
             return Err(Error::Newer {
                 path,
@@ -69,11 +77,15 @@ impl SqliteStore {
                 known: schema::VERSION,
             });
         }
-        if damage != "ok" {
-            return Err(Error::Corrupt {
-                path,
-                reason: damage,
-            });
+        for table in CHECKED {
+            let sql = format!("PRAGMA quick_check({table})");
+            let damage: String = reader
+                .query_row(&sql, [], |row| row.get(0))
+                .map_err(|error| failed(&path, error))?;
+            if damage != "ok" {
+                let reason = format!("{table}: {damage}");
+                return Err(Error::Corrupt { path, reason });
+            }
         }
         Ok(Self {
             path,
