@@ -90,13 +90,23 @@ pub fn run(args: &ServeArgs) -> Result<()> {
             stopping: stopping.clone(),
             metrics,
         });
-        tokio::join!(
+        let ((), ended) = tokio::join!(
             http::serve(listener, app, &config, stopping.clone()),
             async {
-                stopping.cancelled().await;
-                engine.shutdown().await;
+                tokio::select! {
+                    () = stopping.cancelled() => {
+                        engine.shutdown().await;
+                        Ok(())
+                    }
+                    // Nobody would be served any more: whoever runs the worker has to know.
+                    () = engine.ended() => {
+                        stopping.cancel();
+                        Err(engine::Error::Ended)
+                    }
+                }
             }
         );
+        ended?;
         tracing::info!("stopped; unfinished jobs go on at the next start");
         Ok(())
     })
@@ -137,6 +147,7 @@ fn engine_config(config: &Config) -> Result<EngineConfig> {
         retention: Retention {
             max_age: Duration::from_secs(config.keep_hours.saturating_mul(3600)),
             max_bytes: config.max_store.0,
+            callbacks: config.callbacks,
         },
         webhooks: webhooks(config)?,
         ..EngineConfig::new(models?)

@@ -100,6 +100,13 @@ pub(super) mod tests {
     /// The prompt of a job that panics at its second step.
     pub(crate) const PANICS: &str = "panic";
 
+    /// The prompt of a job whose runs panic when they are to be brought to disk.
+    pub(crate) const UNSAVED: &str = "unsaved";
+
+    pub(crate) fn panic_on_snapshot(run: &Run) {
+        assert!(run.job().prompt != UNSAVED, "on request");
+    }
+
     /// Stands for a defect that only some jobs meet.
     pub(super) fn panic_on_request(runs: &[&mut Run]) {
         for run in runs {

@@ -23,6 +23,8 @@ pub struct EngineConfig {
     pub checkpoints: Checkpoints,
     /// How long finished jobs are kept.
     pub retention: Retention,
+    /// How long a stop waits for what is under way.
+    pub stop_limit: Duration,
     /// Signed callbacks; None: a submission with a callback is refused.
     pub webhooks: Option<WebhookConfig>,
 }
@@ -64,6 +66,7 @@ impl EngineConfig {
             max_active: 16,
             checkpoints: Checkpoints::default(),
             retention: Retention::default(),
+            stop_limit: Duration::from_secs(10),
             webhooks: None,
         }
     }

@@ -26,6 +26,9 @@ pub enum Error {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The engine's thread has ended although nobody asked it to.
+    #[error("the engine has ended by itself; the log says why")]
+    Ended,
     /// The system gives no more threads.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),

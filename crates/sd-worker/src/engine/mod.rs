@@ -9,6 +9,7 @@
 //! What a job is was decided when it was accepted, and a run is the same bytes alone, in a batch, and resumed. So the
 //! worker may stop at any moment: what is not recorded is computed again.
 
+mod attempts;
 mod batch;
 mod board;
 mod config;
@@ -61,7 +62,7 @@ impl Engine {
     /// A model's configuration is wrong, or the store fails.
     pub fn start(config: EngineConfig, store: Arc<dyn JobStore>) -> Result<Self, Error> {
         metrics::describe();
-        let unfinished = store.recover()?;
+        let unfinished = store.recover(now())?;
         let webhooks = config.webhooks.clone();
         let shared = Arc::new(Shared::new(&config, Arc::clone(&store))?);
         let worker = Worker::new(config, Arc::clone(&shared), unfinished)?;
@@ -70,7 +71,7 @@ impl Engine {
             .spawn(move || worker.run())
             .map_err(Error::Thread)?;
         if let Some(config) = webhooks {
-            webhook::spawn(config, store, shared.callbacks()).map_err(Error::Thread)?;
+            webhook::spawn(config, store, &shared.desk).map_err(Error::Thread)?;
         }
         Ok(Self { shared })
     }
@@ -118,9 +119,9 @@ impl Engine {
     /// # Errors
     /// The database failed.
     pub async fn cancel(&self, id: JobId) -> Result<Option<Job>, store::Error> {
-        self.blocking(move |shared| match shared.finish(id, Outcome::Cancelled)? {
-            Some(job) => Ok(Some(job)),
-            None => shared.store.job(id),
+        self.blocking(move |shared| match shared.finish(id, Outcome::Cancelled) {
+            Ok(None) => shared.store.job(id),
+            ended => ended.inspect_err(|error| shared.store_failed("the end of a job", error)),
         })
         .await
     }
@@ -165,9 +166,27 @@ impl Engine {
         self.shared.stats()
     }
 
-    /// Accepts no more jobs, brings the running ones to disk and ends the engine, within about one step.
+    /// Accepts no more jobs, brings the running ones to disk and ends the engine, within about one step. A step or the
+    /// loading of a model that takes longer than [`EngineConfig::stop_limit`] is not waited for: it comes to nothing, and
+    /// its jobs go on at their last checkpoints.
     pub async fn shutdown(&self) {
         self.shared.close();
+        if tokio::time::timeout(self.shared.stop_limit, self.ended())
+            .await
+            .is_err()
+        {
+            tracing::warn!("stops in the middle of something; the last checkpoints stand");
+            let taken_back = self.blocking(|shared| {
+                shared.take_back();
+                Ok(())
+            });
+            // It has logged what went wrong.
+            let _ = taken_back.await;
+        }
+    }
+
+    /// Resolves when the engine has ended: asked to, or by a defect.
+    pub async fn ended(&self) {
         // The sender is the engine's thread's: its end is an end, too.
         let _ = self.shared.ended().wait_for(|ended| *ended).await;
     }

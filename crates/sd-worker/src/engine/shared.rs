@@ -1,7 +1,7 @@
 //! What the engine's thread and its handles share: the board, and how each wakes the other.
 
 use std::{
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::{
     EngineConfig, Error, ModelInfo, Readiness, Stats,
+    attempts::Attempts,
     board::{Board, Live, Status},
     metrics, now,
     schedule::Task,
@@ -17,7 +18,7 @@ use super::{
 use crate::{
     jobs::{ErrorCode, Job, JobId, State},
     store::{self, End, JobStore, Outcome},
-    webhook::WebhookConfig,
+    webhook::{Desk, WebhookConfig},
 };
 
 pub(super) struct Shared {
@@ -26,13 +27,16 @@ pub(super) struct Shared {
     /// The models, in the order of the configuration.
     pub(super) known: Vec<Known>,
     max_queue: usize,
+    /// How long a stop waits for what is under way.
+    pub(super) stop_limit: Duration,
     board: Mutex<Board>,
     /// Wakes the engine's thread.
     wake: Condvar,
     /// Set when the engine's thread has brought everything to disk.
     ended: watch::Sender<bool>,
-    /// Tells that a callback may be due, until the engine ends.
-    callbacks: Mutex<Option<mpsc::Sender<()>>>,
+    pub(super) attempts: Attempts,
+    /// Where callbacks are made.
+    pub(super) desk: Arc<Desk>,
 }
 
 /// A model, loaded or not.
@@ -68,17 +72,19 @@ impl Shared {
             store,
             webhooks: config.webhooks.clone(),
             max_queue: config.max_queue,
+            stop_limit: config.stop_limit,
             board: Mutex::new(Board::new(config.max_queue, known.len())),
             known,
             wake: Condvar::new(),
             ended: watch::Sender::new(false),
-            callbacks: Mutex::new(None),
+            attempts: Attempts::default(),
+            desk: Arc::default(),
         })
     }
 
     /// The board is consistent after a panic: each change to it is complete before anything can fail.
     pub(super) fn board(&self) -> MutexGuard<'_, Board> {
-        locked(&self.board)
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives the board up until something changes, or the time has passed.
@@ -165,8 +171,15 @@ impl Shared {
             total,
             at,
         };
-        let Some(job) = self.store.finish(id, &end)? else {
-            return Ok(None);
+        let job = match self.store.finish(id, &end) {
+            Ok(Some(job)) => job,
+            Ok(None) => return Ok(None),
+            Err(error) => {
+                if error.is_damage() {
+                    self.forget(id);
+                }
+                return Err(error);
+            }
         };
         metrics::ended(&job);
         tracing::info!(job = %id, state = %job.state, steps = job.step, attempts = job.attempts, "job ended");
@@ -185,20 +198,43 @@ impl Shared {
         board.publish_positions();
         drop(board);
         self.wake.notify_all();
-        if let Some(callbacks) = &*locked(&self.callbacks) {
-            // Without a receiver nobody has to be told.
-            let _ = callbacks.send(());
-        }
+        self.desk.ring();
         Ok(Some(job))
     }
 
-    /// Drops a job that the store no longer has, or knows the end of. False, as it is not worked on.
-    pub(super) fn forget(&self, id: JobId) -> bool {
+    /// Works no more on a job that the store knows the end of. Whoever recorded that tells its listeners.
+    pub(super) fn unschedule(&self, id: JobId) {
         let mut board = self.board();
         board.schedule.remove(id);
-        board.live.remove(&id);
         board.publish_positions();
-        false
+    }
+
+    /// Drops a job that the store does not have, or cannot read: its listeners hear no more.
+    pub(super) fn forget(&self, id: JobId) {
+        self.unschedule(id);
+        self.board().live.remove(&id);
+    }
+
+    /// Says that nothing can be recorded; the engine's thread finds out when it can again.
+    pub(super) fn store_failed(&self, what: &str, error: &store::Error) {
+        metrics::failed("storage");
+        tracing::error!(
+            error = error as &dyn std::error::Error,
+            "cannot record {what}"
+        );
+        let trouble = match error {
+            store::Error::Full => "the disk is full",
+            _ => "the job store fails; the log says why",
+        };
+        self.board().store_trouble = Some(trouble);
+        self.wake.notify_all();
+    }
+
+    /// Tells the store that this end of the worker is an orderly one.
+    pub(super) fn take_back(&self) {
+        if let Err(error) = self.attempts.release(&*self.store) {
+            self.store_failed("the end of the worker", &error);
+        }
     }
 
     /// What listeners see of an unfinished job at this moment.
@@ -280,23 +316,15 @@ impl Shared {
     /// Ends all listening: the engine is no more.
     pub(super) fn end(&self) {
         let mut board = self.board();
+        if !board.closing {
+            tracing::error!("the engine has ended by itself");
+        }
         board.closing = true;
         board.live.clear();
         drop(board);
-        *locked(&self.callbacks) = None;
+        self.desk.close();
         self.ended.send_replace(true);
     }
-
-    /// Is told when a callback may be due, and by its end that the engine has ended.
-    pub(super) fn callbacks(&self) -> mpsc::Receiver<()> {
-        let (sender, receiver) = mpsc::channel();
-        *locked(&self.callbacks) = Some(sender);
-        receiver
-    }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A failure in words for a job's record.

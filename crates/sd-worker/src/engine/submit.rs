@@ -43,7 +43,10 @@ pub(super) fn submit(shared: &Shared, submission: Submission) -> Result<Submitte
     shared
         .reserve()
         .map_err(|retry_after| SubmitError::QueueFull { retry_after })?;
-    let recorded = shared.store.insert(&new);
+    let recorded = shared
+        .store
+        .insert(&new)
+        .inspect_err(|error| shared.store_failed("a submission", error));
     if matches!(recorded, Ok(store::Submitted::New)) {
         shared.push(&new.job, task);
     }

@@ -5,6 +5,7 @@ mod events;
 mod fair;
 mod jobs;
 mod store;
+mod trouble;
 
 use std::{
     collections::BTreeMap,

@@ -5,7 +5,7 @@ mod record;
 mod stop;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -28,7 +28,7 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(60);
 /// How long to wait before asking a failing store again.
 const STORE_RETRY: Duration = Duration::from_secs(1);
-/// How often the worker may die with a job.
+/// How often the worker may die with a job alone.
 const MAX_DEATHS: u32 = 2;
 
 pub(super) struct Worker {
@@ -40,8 +40,6 @@ pub(super) struct Worker {
     retention: Retention,
     /// The runs in memory.
     active: HashMap<JobId, Active>,
-    /// The jobs whose attempt is counted, also those whose runs are on disk again.
-    begun: HashSet<JobId>,
     /// What the store has not taken yet.
     unsaved: Vec<(JobId, Outcome)>,
     swept: Option<Instant>,
@@ -60,6 +58,13 @@ struct Active {
     /// Calls at the last checkpoint, and when that was.
     saved: (usize, Instant),
     used: Instant,
+}
+
+impl Active {
+    /// Whether all that was done is on disk.
+    fn is_saved(&self) -> bool {
+        self.saved.0 == self.calls
+    }
 }
 
 /// What to do next.
@@ -90,12 +95,12 @@ impl Worker {
             let model = shared.model(&job.model);
             let mut task = submit::task(model.unwrap_or_default(), &job);
             task.calls = calls;
-            task.suspect = died_at.filter(|_| deaths > 0);
+            task.suspect = died_at;
             shared.push(&job, task);
             let end = match model {
                 _ if deaths >= MAX_DEATHS => failed(
                     ErrorCode::Poisoned,
-                    format!("the worker died {deaths} times while it worked on this job"),
+                    format!("the worker died {deaths} times while it worked on this job alone"),
                 ),
                 Some(_) => continue,
                 None => failed(
@@ -112,7 +117,6 @@ impl Worker {
             checkpoints: config.checkpoints,
             retention: config.retention,
             active: HashMap::new(),
-            begun: HashSet::new(),
             unsaved: vec![],
             swept: None,
             shared,
@@ -182,8 +186,16 @@ impl Worker {
     fn call(&mut self, picked: &[JobId]) {
         let (mut jobs, mut bytes) = (vec![], 0_u64);
         for id in picked {
-            if !self.activate(*id, picked) {
-                continue;
+            match self.activate(*id, picked) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    self.shared.store_failed("the begin of a job", &error);
+                    if jobs.is_empty() {
+                        drop(self.shared.wait(self.shared.board(), STORE_RETRY));
+                    }
+                    break;
+                }
             }
             let run = &self.active[id];
             let together = bytes.saturating_add(run.bytes);
@@ -197,7 +209,9 @@ impl Worker {
             }
         }
         jobs.retain(|id| self.active.contains_key(id));
-        let Some(leader) = jobs.first() else {
+        // What took long above may have outlasted a stop.
+        let closing = self.shared.board().closing;
+        let Some(leader) = jobs.first().filter(|_| !closing) else {
             return;
         };
         let model = self.active[leader].model;

@@ -48,16 +48,17 @@ pub enum Error {
     /// Anything else that the database reports.
     #[error("the database failed")]
     Database(#[source] rusqlite::Error),
-    /// A record cannot be read.
-    #[error("job {id}: its record cannot be read")]
-    Record {
-        /// The job.
-        id: String,
-        /// What is wrong with it.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    /// A row holds what this program does not write.
+    #[error("a record cannot be read")]
+    Record(#[source] rusqlite::Error),
     /// The thread that asked the database is gone.
     #[error("the database request was abandoned")]
     Abandoned,
+}
+
+impl Error {
+    /// Whether what was asked for is damaged. Any other failure may pass.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Corrupt { .. } | Self::Record(_))
+    }
 }

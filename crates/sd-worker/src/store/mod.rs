@@ -12,7 +12,7 @@ use std::time::Duration;
 use sd_pipeline::Request;
 use time::OffsetDateTime;
 
-use crate::jobs::{Filter, Idempotency, Image, Job, JobError, JobId, Page};
+use crate::jobs::{ErrorCode, Filter, Idempotency, Image, Job, JobError, JobId, Page};
 
 /// Durable jobs. A call that returns is on disk, unless it says otherwise; a call that fails has changed nothing.
 pub trait JobStore: Send + Sync {
@@ -37,34 +37,38 @@ pub trait JobStore: Send + Sync {
     /// The PNG file of a completed job's picture.
     fn image(&self, id: JobId, index: usize) -> Result<Option<Vec<u8>>>;
 
-    /// The unfinished jobs, oldest first. Those that were [marked](Self::mark) when the worker died have one death more
-    /// from now on.
-    fn recover(&self) -> Result<Vec<Unfinished>>;
+    /// The unfinished jobs, oldest first. One that was [marked](Self::mark) alone when the worker died has one death more
+    /// from now on; one that cannot be read has failed.
+    fn recover(&self, now: OffsetDateTime) -> Result<Vec<Unfinished>>;
 
     /// Counts an attempt at a job, which is running from now on. False if it has come to its end.
     fn begin(&self, id: JobId, now: OffsetDateTime) -> Result<bool>;
 
-    /// Says which jobs are worked on at this moment, and at which UNet call each is, in place of those before. Survives
-    /// the end of this process, but maybe not of the machine.
+    /// Says which jobs are worked on at this moment, together, and at which UNet call each is, in place of those before.
+    /// Survives the end of this process, but maybe not of the machine.
     fn mark(&self, jobs: &[(JobId, usize)]) -> Result<()>;
 
-    /// Records how far jobs are. A job that is past the call at which the worker died has no deaths any more.
+    /// Records how far jobs are. Deaths of the worker before the call that a job is at are forgotten.
     fn checkpoint(&self, checkpoints: &[Checkpoint]) -> Result<()>;
 
     /// A job's last checkpoint.
-    fn snapshot(&self, id: JobId) -> Result<Option<Vec<u8>>>;
+    fn last_checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>>;
 
-    /// Takes back an attempt at each job, and all marks: the worker stops in an orderly way.
+    /// Takes back an attempt at each job that is still running, and all marks: the worker stops in an orderly way.
     fn release(&self, jobs: &[JobId]) -> Result<()>;
 
     /// Records the end of a job with its pictures, and its callback if it has one. None if it had come to its end before.
+    /// A job whose record is [damaged](Error::is_damage) ends, too; the error says that it cannot be returned.
     fn finish(&self, id: JobId, end: &End) -> Result<Option<Job>>;
 
     /// Removes what need not be kept, and returns which jobs that was.
     fn expire(&self, retention: &Retention, now: OffsetDateTime) -> Result<Vec<JobId>>;
 
-    /// The callback that is due first, and when.
-    fn next_callback(&self) -> Result<Option<Callback>>;
+    /// Writes something that changes nothing, to see whether writing works.
+    fn probe(&self) -> Result<()>;
+
+    /// The callback that is due first, of those to URLs that are `free`.
+    fn next_callback(&self, free: &dyn Fn(&str) -> bool) -> Result<Option<Callback>>;
 
     /// Puts a callback off.
     fn retry_callback(&self, id: JobId, due: OffsetDateTime) -> Result<()>;
@@ -102,14 +106,14 @@ pub struct Unfinished {
     pub job: Job,
     /// UNet calls made, as of its checkpoint.
     pub calls: usize,
-    /// How often the worker died with it, each time at no later a call than the time before.
+    /// How often the worker died with it alone, each time at no later a call than the time before.
     pub deaths: u32,
-    /// The UNet call it was at when the worker died last.
+    /// The UNet call it was at when the worker died last, alone or in company; None once it is past that.
     pub died_at: Option<usize>,
 }
 
 /// How far a job is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Checkpoint {
     /// The job.
     pub id: JobId,
@@ -147,6 +151,16 @@ pub enum Outcome {
     Cancelled,
 }
 
+impl Outcome {
+    /// That of a job whose record is [damaged](Error::is_damage).
+    pub(crate) fn unreadable() -> Self {
+        Self::Failed(JobError {
+            code: ErrorCode::Internal,
+            message: "its record cannot be read".into(),
+        })
+    }
+}
+
 /// A picture to be recorded.
 #[derive(Clone, Debug)]
 pub struct Picture {
@@ -176,6 +190,8 @@ pub struct Retention {
     pub max_age: Duration,
     /// Bytes of pictures; the oldest jobs go first.
     pub max_bytes: u64,
+    /// Whether jobs stay beyond that while their callbacks are still to be made.
+    pub callbacks: bool,
 }
 
 impl Default for Retention {
@@ -183,6 +199,7 @@ impl Default for Retention {
         Self {
             max_age: Duration::from_secs(7 * 24 * 60 * 60),
             max_bytes: 4 << 30,
+            callbacks: true,
         }
     }
 }

@@ -146,12 +146,7 @@ fn lock(folder: &Path) -> Result<File> {
 /// What an error of SQLite means to the operator.
 fn failed(path: &Path, error: rusqlite::Error) -> Error {
     match &error {
-        rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::InvalidColumnType(..) => Error::Corrupt {
-            path: path.to_owned(),
-            reason: error.to_string(),
-        },
+        unreadable if is_unreadable(unreadable) => Error::Record(error),
         rusqlite::Error::SqliteFailure(code, reason) => match code.code {
             ErrorCode::DiskFull => Error::Full,
             ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => Error::Corrupt {
@@ -162,6 +157,16 @@ fn failed(path: &Path, error: rusqlite::Error) -> Error {
         },
         _ => Error::Database(error),
     }
+}
+
+/// Whether a row holds what this program does not write.
+fn is_unreadable(error: &rusqlite::Error) -> bool {
+    matches!(
+        error,
+        rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::InvalidColumnType(..)
+    )
 }
 
 /// Microseconds since 1970, as times are stored.

@@ -14,11 +14,9 @@ mod deliver;
 pub use address::check_url;
 
 use std::{
+    collections::HashSet,
     io,
-    sync::{
-        Arc,
-        mpsc::{Receiver, RecvTimeoutError},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
@@ -31,6 +29,8 @@ use crate::{
     store::{self, Callback, JobStore},
 };
 
+/// Callbacks that are made at a time.
+const THREADS: usize = 4;
 /// How long to wait before asking a failing store again.
 const STORE_RETRY: Duration = Duration::from_secs(10);
 /// The longest wait, so that the clock may be set.
@@ -69,62 +69,127 @@ impl WebhookConfig {
     }
 }
 
-/// Starts the thread that makes the callbacks in the store. `wake` tells it that there may be a new one, and by its end
-/// that it is no longer needed.
+/// Where the threads that make callbacks wait for them and divide them up.
+#[derive(Default)]
+pub(crate) struct Desk {
+    state: Mutex<State>,
+    bell: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    /// The hosts that are being called: one at a time each, so that one that does not answer holds up nobody else.
+    busy: HashSet<String>,
+}
+
+impl Desk {
+    /// Tells that there may be a new callback.
+    pub(crate) fn ring(&self) {
+        // Whoever is about to wait has either seen the callback or hears this.
+        drop(self.state());
+        self.bell.notify_all();
+    }
+
+    /// Ends the threads, each after what it is doing.
+    pub(crate) fn close(&self) {
+        self.state().closed = true;
+        self.bell.notify_all();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes callbacks until the desk is closed.
+    fn work(&self, courier: &Courier, config: &WebhookConfig, store: &dyn JobStore) {
+        let mut state = self.state();
+        while !state.closed {
+            let free = |url: &str| !state.busy.contains(host(url));
+            let mut wait = LONGEST_WAIT;
+            match store.next_callback(&free) {
+                Ok(Some(callback)) => {
+                    let left = callback.due - OffsetDateTime::now_utc();
+                    if left.is_positive() {
+                        wait = left.unsigned_abs().min(LONGEST_WAIT);
+                    } else {
+                        let host = host(&callback.url).to_owned();
+                        state.busy.insert(host.clone());
+                        drop(state);
+                        let made = make(&callback, courier, config, store);
+                        state = self.state();
+                        state.busy.remove(&host);
+                        // Others may have found nothing but callbacks to this host.
+                        self.bell.notify_all();
+                        let Err(error) = made else {
+                            continue;
+                        };
+                        tracing::error!("callbacks: {error}");
+                        wait = STORE_RETRY;
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::error!("callbacks: {error}");
+                    wait = STORE_RETRY;
+                }
+            }
+            state = match self.bell.wait_timeout(state, wait) {
+                Ok((state, _)) => state,
+                Err(poisoned) => poisoned.into_inner().0,
+            };
+        }
+    }
+}
+
+/// Starts the threads that make the callbacks in the store, until `desk` is closed.
 pub(crate) fn spawn(
     config: WebhookConfig,
     store: Arc<dyn JobStore>,
-    wake: Receiver<()>,
+    desk: &Arc<Desk>,
 ) -> io::Result<()> {
-    let courier = Courier::new(&config);
-    let run = move || {
-        loop {
-            let wait = serve(&courier, &config, &*store).unwrap_or_else(|error| {
-                tracing::error!("callbacks: {error}");
-                STORE_RETRY
-            });
-            match wake.recv_timeout(wait) {
-                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => return,
-            }
-        }
-    };
-    thread::Builder::new()
-        .name("webhooks".into())
-        .spawn(run)
-        .map(drop)
+    let (courier, config) = (Arc::new(Courier::new(&config)), Arc::new(config));
+    for _ in 0..THREADS {
+        let (courier, config) = (Arc::clone(&courier), Arc::clone(&config));
+        let (store, desk) = (Arc::clone(&store), Arc::clone(desk));
+        thread::Builder::new()
+            .name("webhooks".into())
+            .spawn(move || desk.work(&courier, &config, &*store))?;
+    }
+    Ok(())
 }
 
-/// Makes the callback that is due, if any. Returns the time until there is one to be made.
-fn serve(
+/// Makes a callback, and records what came of it.
+fn make(
+    callback: &Callback,
     courier: &Courier,
     config: &WebhookConfig,
     store: &dyn JobStore,
-) -> store::Result<Duration> {
-    let Some(callback) = store.next_callback()? else {
-        return Ok(LONGEST_WAIT);
-    };
-    let now = OffsetDateTime::now_utc();
-    if callback.due > now {
-        return Ok((callback.due - now).unsigned_abs().min(LONGEST_WAIT));
-    }
+) -> store::Result<()> {
     let Callback {
         url, tries, job, ..
     } = callback;
-    let delivery = courier.deliver(&url, job.id, &(config.body)(&job), now);
-    let retry = usize::try_from(tries)
+    let body = (config.body)(job);
+    let delivery = courier.deliver(url, job.id, &body, OffsetDateTime::now_utc());
+    let retry = usize::try_from(*tries)
         .ok()
         .and_then(|tries| config.retries.get(tries));
     match (delivery, retry) {
-        (Delivery::Arrived, _) => store.drop_callback(job.id)?,
+        (Delivery::Arrived, _) => store.drop_callback(job.id),
         (Delivery::Failed(reason), Some(wait)) => {
             tracing::info!(job = %job.id, "callback failed, next try in {wait:?}: {reason}");
-            store.retry_callback(job.id, now + *wait)?;
+            // From now on: the attempt may have taken long.
+            store.retry_callback(job.id, OffsetDateTime::now_utc() + *wait)
         }
         (Delivery::Failed(reason) | Delivery::Refused(reason), _) => {
             tracing::warn!(job = %job.id, "callback given up: {reason}");
-            store.drop_callback(job.id)?;
+            store.drop_callback(job.id)
         }
     }
-    Ok(Duration::ZERO)
+}
+
+/// The host of a URL, with its port.
+fn host(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or(url)
 }

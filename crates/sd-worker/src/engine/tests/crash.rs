@@ -3,9 +3,10 @@
 use std::sync::OnceLock;
 
 use tempfile::tempdir;
+use time::OffsetDateTime;
 
 use super::*;
-use crate::jobs::ErrorCode;
+use crate::{engine::SubmitError, jobs::ErrorCode, store::JobStore};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_jobs_resume_at_their_checkpoint_with_the_same_bytes() {
@@ -100,8 +101,8 @@ async fn an_orderly_stop_keeps_every_step_and_counts_no_attempt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_kills_the_worker_twice_is_parked_and_its_company_is_not() {
-    let folders = [(); 3].map(|()| tempdir().unwrap());
+async fn a_job_that_kills_the_worker_twice_alone_is_parked_and_its_company_is_not() {
+    let folders = [(); 4].map(|()| tempdir().unwrap());
     let start = |life: usize| Bench::start(folders[life].path(), config());
     // Copies the database when `poison` is about to make its fourth call: that call is what kills.
     let poison = Arc::new(OnceLock::new());
@@ -134,22 +135,78 @@ async fn a_job_that_kills_the_worker_twice_is_parked_and_its_company_is_not() {
     dead.wait().await;
     bench.stop().await;
 
-    // All three were in the call; each is tried alone now.
-    let bench = start(1);
-    let dead = dies(&bench, 1, gate);
-    dead.wait().await;
-    let marks = bench.store.marks();
-    let alone = marks.iter().take_while(|jobs| !jobs.contains(&(id, 3)));
-    assert!(alone.clone().all(|jobs| jobs.len() == 1), "{marks:?}");
-    bench.stop().await;
+    // All three were in the call, and each is tried alone now: that is no one's death yet.
+    for life in [1, 2] {
+        let bench = start(life);
+        let dead = dies(&bench, life, gate.clone());
+        dead.wait().await;
+        let marks = bench.store.marks();
+        let alone = marks.iter().take_while(|jobs| !jobs.contains(&(id, 3)));
+        assert!(alone.clone().all(|jobs| jobs.len() == 1), "{marks:?}");
+        bench.stop().await;
+    }
 
-    let bench = start(2);
+    let bench = start(3);
     let job = bench.end(id).await;
     let error = job.error.unwrap();
     assert_eq!(error.code, ErrorCode::Poisoned);
     assert!(error.message.contains("died 2 times"), "{error}");
-    assert_eq!(job.attempts, 2);
+    assert_eq!(job.attempts, 3);
     bench.ends_well(company).await;
     bench.ends_well(innocent).await;
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_in_the_middle_of_something_long_is_no_death() {
+    let (folder, left) = (tempdir().unwrap(), tempdir().unwrap());
+    let config = || EngineConfig {
+        stop_limit: Duration::from_millis(50),
+        ..config()
+    };
+    let bench = Bench::start(folder.path(), config());
+    // It stands for the loading of a large model.
+    let (gate, busy) = (Gate::default(), Flag::default());
+    let (held, raised) = (gate.clone(), busy.clone());
+    bench.store.before("last_checkpoint", move || {
+        raised.raise();
+        held.wait();
+        Ok(())
+    });
+    let id = bench.submit(submission("a", request(3, 1))).await;
+    busy.wait().await;
+    let stopped = tokio::time::timeout(PATIENCE / 4, bench.engine.shutdown());
+    stopped.await.expect("waits for what takes long");
+    copy(folder.path(), left.path());
+    gate.open();
+    bench.stop().await;
+
+    for folder in [folder, left] {
+        let unfinished = SqliteStore::open(folder.path())
+            .unwrap()
+            .recover(OffsetDateTime::now_utc())
+            .unwrap();
+        assert_eq!((unfinished[0].deaths, unfinished[0].died_at), (0, None));
+        let bench = Bench::start(folder.path(), config());
+        assert_eq!(bench.ends_well(id).await.attempts, 1);
+        bench.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_broken_engine_is_known() {
+    let folder = tempdir().unwrap();
+    let bench = Bench::start(folder.path(), config());
+    bench.store.on_mark(|_| panic!("on request"));
+    let id = bench.submit(submission("a", request(3, 1))).await;
+    let ended = tokio::time::timeout(PATIENCE, bench.engine.ended());
+    ended.await.expect("nobody is told");
+    assert!(!bench.engine.ready().ready);
+    let late = bench.engine.submit(submission("a", request(3, 1))).await;
+    assert!(matches!(late, Err(SubmitError::ShuttingDown)), "{late:?}");
+    bench.stop().await;
+
+    let bench = Bench::start(folder.path(), config());
+    assert_eq!(bench.ends_well(id).await.attempts, 2);
     bench.stop().await;
 }

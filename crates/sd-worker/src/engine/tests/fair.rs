@@ -97,5 +97,7 @@ async fn more_clients_than_places_in_memory_take_turns_through_the_disk() {
     for id in ids {
         assert_eq!(bench.ends_well(id).await.attempts, 1);
     }
+    // Four calls each, then three: every turn but the very last of a job begins with its run on disk.
+    assert_eq!(bench.store.calls("last_checkpoint"), 6);
     bench.stop().await;
 }

@@ -3,8 +3,12 @@
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
+    time::Instant,
 };
 
 use sd_pipeline::MemoryEstimate;
@@ -233,16 +237,6 @@ async fn submissions_that_cannot_work_are_refused_by_field() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pictures_wait_for_a_full_disk() {
-    let folder = tempdir().unwrap();
-    let bench = Bench::start(folder.path(), config());
-    bench.store.fill_disk(2);
-    let id = bench.submit(submission("a", request(1, 1))).await;
-    bench.ends_well(id).await;
-    bench.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn models_take_turns_under_a_budget() {
     let folder = tempdir().unwrap();
     let models = vec![model("builtin"), model("other")];
@@ -253,8 +247,14 @@ async fn models_take_turns_under_a_budget() {
     };
     let bench = Bench::start(folder.path(), config);
     let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let (held, engine) = (gate.clone(), bench.engine.clone());
+    let peak = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&peak);
+    bench.store.on_mark(move |_| {
+        held.wait();
+        let loaded = engine.models().iter().filter(|model| model.loaded).count();
+        seen.fetch_max(loaded, Ordering::SeqCst);
+    });
     let mut ids = vec![];
     for name in ["builtin", "other", "builtin"] {
         let job = Submission {
@@ -267,6 +267,9 @@ async fn models_take_turns_under_a_budget() {
     for id in ids {
         bench.ends_well(id).await;
     }
+    assert_eq!(peak.load(Ordering::SeqCst), 1);
+    // It holds the engine.
+    bench.store.on_mark(|_| {});
     bench.stop().await;
 }
 
@@ -311,13 +314,18 @@ async fn a_job_is_held_against_the_limit_of_memory_when_it_is_handed_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_finished_job_is_called_back() {
+    const RETRY: Duration = Duration::from_millis(200);
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/done", listener.local_addr().unwrap());
     let receiver = thread::spawn(move || {
         // The first attempt fails.
         let (stream, _) = listener.accept().unwrap();
+        thread::sleep(RETRY);
+        let failed = Instant::now();
         drop(stream);
         let (mut stream, _) = listener.accept().unwrap();
+        // Time passes for the next attempt from the end of this one.
+        assert!(failed.elapsed() >= RETRY);
         let mut text = String::new();
         while !text.ends_with("\"completed\"") {
             let mut byte = [0];
@@ -334,7 +342,7 @@ async fn a_finished_job_is_called_back() {
     let webhooks = WebhookConfig {
         allow_http: true,
         allow_private: true,
-        retries: vec![Duration::from_millis(50)],
+        retries: vec![RETRY],
         ..WebhookConfig::new(b"key".to_vec(), body)
     };
     let config = EngineConfig {
@@ -355,5 +363,45 @@ async fn a_finished_job_is_called_back() {
         text.to_lowercase().contains(&format!("sd-job-id: {id}")),
         "{text}"
     );
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_does_not_answer_holds_up_nobody_else() {
+    let [slow, quick] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let url = |listener: &TcpListener| format!("http://{}/", listener.local_addr().unwrap());
+    let body = Arc::new(|_: &Job| vec![]);
+    let config = EngineConfig {
+        webhooks: Some(WebhookConfig {
+            allow_http: true,
+            allow_private: true,
+            retries: vec![],
+            ..WebhookConfig::new(b"key".to_vec(), body)
+        }),
+        ..config()
+    };
+    let folder = tempdir().unwrap();
+    let bench = Bench::start(folder.path(), config);
+    for listener in [&slow, &slow, &quick] {
+        let job = Submission {
+            callback_url: Some(url(listener)),
+            ..submission("a", request(1, 1))
+        };
+        let id = bench.submit(job).await;
+        bench.ends_well(id).await;
+    }
+    let hear = |listener: TcpListener| {
+        tokio::task::spawn_blocking(move || (listener.accept().unwrap().0, listener))
+    };
+    let (held, slow) = hear(slow).await.unwrap();
+    let called = tokio::time::timeout(PATIENCE, hear(quick));
+    drop(called.await.expect("waits for another host").unwrap());
+    // One at a time: the second comes when the first is over.
+    slow.set_nonblocking(true).unwrap();
+    assert!(slow.accept().is_err(), "two calls to one host");
+    slow.set_nonblocking(false).unwrap();
+    drop(held);
+    let second = tokio::time::timeout(PATIENCE, hear(slow));
+    drop(second.await.expect("is never called").unwrap());
     bench.stop().await;
 }

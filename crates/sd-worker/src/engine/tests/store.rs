@@ -1,6 +1,9 @@
-//! A store that tells what it is told.
+//! A store that tells what it is told, and fails on request.
 
-use std::sync::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
 use sd_pipeline::Request;
 use time::OffsetDateTime;
@@ -14,6 +17,7 @@ use crate::{
 };
 
 type Hook<T> = Mutex<Box<dyn FnMut(&T) + Send>>;
+type Before = Arc<Mutex<dyn FnMut() -> Result<()> + Send>>;
 
 pub(super) struct Watched {
     inner: SqliteStore,
@@ -21,8 +25,10 @@ pub(super) struct Watched {
     marks: Mutex<Vec<Vec<(JobId, usize)>>>,
     on_mark: Hook<[(JobId, usize)]>,
     on_checkpoint: Hook<[Checkpoint]>,
-    /// How many more ends find the disk full.
-    full: Mutex<usize>,
+    /// By the method's name.
+    before: Mutex<HashMap<&'static str, Before>>,
+    /// Calls of each of those methods.
+    calls: Mutex<HashMap<&'static str, usize>>,
 }
 
 impl Watched {
@@ -32,7 +38,8 @@ impl Watched {
             marks: Mutex::default(),
             on_mark: Mutex::new(Box::new(|_| {})),
             on_checkpoint: Mutex::new(Box::new(|_| {})),
-            full: Mutex::default(),
+            before: Mutex::default(),
+            calls: Mutex::default(),
         }
     }
 
@@ -50,8 +57,42 @@ impl Watched {
         self.marks.lock().unwrap().clone()
     }
 
-    pub(super) fn fill_disk(&self, times: usize) {
-        *self.full.lock().unwrap() = times;
+    /// Called before a method, which fails if this does; `finished`: after `finish`.
+    pub(super) fn before(
+        &self,
+        method: &'static str,
+        hook: impl FnMut() -> Result<()> + Send + 'static,
+    ) {
+        let hook = Arc::new(Mutex::new(hook));
+        self.before.lock().unwrap().insert(method, hook);
+    }
+
+    /// Lets the next calls of a method fail.
+    pub(super) fn fail(
+        &self,
+        method: &'static str,
+        mut times: usize,
+        error: impl Fn() -> Error + Send + 'static,
+    ) {
+        self.before(method, move || match times {
+            0 => Ok(()),
+            _ => {
+                times -= 1;
+                Err(error())
+            }
+        });
+    }
+
+    /// How often a method was called.
+    pub(super) fn calls(&self, method: &str) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.get(method).copied().unwrap_or_default()
+    }
+
+    fn called(&self, method: &'static str) -> Result<()> {
+        *self.calls.lock().unwrap().entry(method).or_default() += 1;
+        let hook = self.before.lock().unwrap().get(method).cloned();
+        hook.map_or(Ok(()), |hook| (hook.lock().unwrap())())
     }
 }
 
@@ -61,10 +102,12 @@ impl JobStore for Watched {
     }
 
     fn insert(&self, job: &NewJob) -> Result<Submitted> {
+        self.called("insert")?;
         self.inner.insert(job)
     }
 
     fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.called("job")?;
         self.inner.job(id)
     }
 
@@ -73,6 +116,7 @@ impl JobStore for Watched {
     }
 
     fn request(&self, id: JobId) -> Result<Option<Request>> {
+        self.called("request")?;
         self.inner.request(id)
     }
 
@@ -80,11 +124,12 @@ impl JobStore for Watched {
         self.inner.image(id, index)
     }
 
-    fn recover(&self) -> Result<Vec<Unfinished>> {
-        self.inner.recover()
+    fn recover(&self, now: OffsetDateTime) -> Result<Vec<Unfinished>> {
+        self.inner.recover(now)
     }
 
     fn begin(&self, id: JobId, now: OffsetDateTime) -> Result<bool> {
+        self.called("begin")?;
         self.inner.begin(id, now)
     }
 
@@ -101,8 +146,9 @@ impl JobStore for Watched {
         Ok(())
     }
 
-    fn snapshot(&self, id: JobId) -> Result<Option<Vec<u8>>> {
-        self.inner.snapshot(id)
+    fn last_checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>> {
+        self.called("last_checkpoint")?;
+        self.inner.last_checkpoint(id)
     }
 
     fn release(&self, jobs: &[JobId]) -> Result<()> {
@@ -110,21 +156,23 @@ impl JobStore for Watched {
     }
 
     fn finish(&self, id: JobId, end: &End) -> Result<Option<Job>> {
-        let mut full = self.full.lock().unwrap();
-        if *full > 0 {
-            *full -= 1;
-            return Err(Error::Full);
-        }
-        drop(full);
-        self.inner.finish(id, end)
+        self.called("finish")?;
+        let job = self.inner.finish(id, end)?;
+        self.called("finished")?;
+        Ok(job)
     }
 
     fn expire(&self, retention: &Retention, now: OffsetDateTime) -> Result<Vec<JobId>> {
         self.inner.expire(retention, now)
     }
 
-    fn next_callback(&self) -> Result<Option<Callback>> {
-        self.inner.next_callback()
+    fn probe(&self) -> Result<()> {
+        self.called("probe")?;
+        self.inner.probe()
+    }
+
+    fn next_callback(&self, free: &dyn Fn(&str) -> bool) -> Result<Option<Callback>> {
+        self.inner.next_callback(free)
     }
 
     fn retry_callback(&self, id: JobId, due: OffsetDateTime) -> Result<()> {

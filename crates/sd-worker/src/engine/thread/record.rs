@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::Worker;
 use crate::{
-    engine::{batch, metrics, now},
+    engine::{batch, metrics, now, shared::Shared},
     jobs::JobId,
     store::{self, Checkpoint, Outcome},
 };
@@ -29,7 +29,7 @@ impl Worker {
             return;
         }
         if let Err(error) = self.save(&due) {
-            self.store_failed("a checkpoint", &error);
+            self.shared.store_failed("a checkpoint", &error);
             return;
         }
         // Who is past the call at which the worker died is no longer suspected.
@@ -59,7 +59,12 @@ impl Worker {
             let Some(active) = self.active.get(id) else {
                 continue;
             };
-            match batch::guarded(|| active.run.snapshot()) {
+            let snapshot = batch::guarded(|| {
+                #[cfg(test)]
+                batch::tests::panic_on_snapshot(&active.run);
+                active.run.snapshot()
+            });
+            match snapshot {
                 Ok(snapshot) => checkpoints.push(Checkpoint {
                     id: *id,
                     calls: active.calls,
@@ -85,9 +90,11 @@ impl Worker {
     pub(super) fn end(&mut self, id: JobId, outcome: Outcome) {
         self.active.remove(&id);
         if let Err(error) = self.shared.finish(id, outcome.clone()) {
-            self.shared.board().schedule.remove(id);
-            self.unsaved.push((id, outcome));
-            self.store_failed("the end of a job", &error);
+            self.shared.store_failed("the end of a job", &error);
+            self.shared.unschedule(id);
+            if !error.is_damage() {
+                self.unsaved.push((id, outcome));
+            }
         }
     }
 
@@ -95,37 +102,38 @@ impl Worker {
     pub(super) fn mark(&self, jobs: &[JobId]) {
         let calls = |id: &JobId| self.active.get(id).map_or(0, |active| active.calls);
         let marks: Vec<_> = jobs.iter().map(|id| (*id, calls(id))).collect();
-        if let Err(error) = self.shared.store.mark(&marks) {
-            self.store_failed("what is worked on", &error);
+        let Shared {
+            attempts, store, ..
+        } = &*self.shared;
+        if let Err(error) = attempts.mark(&marks, &**store) {
+            self.shared.store_failed("what is worked on", &error);
         }
     }
 
     pub(super) fn sweep(&mut self) {
         self.swept = Some(Instant::now());
         metrics::memory();
-        let board = self.shared.board();
-        self.begun.retain(|id| board.schedule.contains(*id));
-        drop(board);
-        // Until something fails again.
-        self.shared.board().store_trouble = None;
+        let shared = &self.shared;
+        shared
+            .attempts
+            .retain(|id| shared.board().schedule.contains(id));
         let unsaved = std::mem::take(&mut self.unsaved);
         for (id, outcome) in unsaved {
             self.end(id, outcome);
         }
-        match self.shared.store.expire(&self.retention, now()) {
+        let expired = self.shared.store.expire(&self.retention, now());
+        match &expired {
             Ok(expired) if expired.is_empty() => {}
             Ok(expired) => tracing::info!(jobs = expired.len(), "expired jobs removed"),
-            Err(error) => self.store_failed("expired jobs", &error),
+            Err(error) => self.shared.store_failed("expired jobs", error),
         }
-    }
-
-    pub(super) fn store_failed(&self, what: &str, error: &store::Error) {
-        metrics::failed("storage");
-        tracing::error!("cannot record {what}: {error}");
-        let trouble = match error {
-            store::Error::Full => "the disk is full",
-            _ => "the job store fails; the log says why",
-        };
-        self.shared.board().store_trouble = Some(trouble);
+        // The trouble is over when all that waited has been written, and what is written now, too.
+        let in_trouble = self.shared.board().store_trouble.is_some();
+        if in_trouble && self.unsaved.is_empty() && expired.is_ok() {
+            match self.shared.store.probe() {
+                Ok(()) => self.shared.board().store_trouble = None,
+                Err(error) => self.shared.store_failed("anything", &error),
+            }
+        }
     }
 }

@@ -8,21 +8,14 @@ impl Worker {
     pub(super) fn stop(&mut self) {
         for (id, outcome) in std::mem::take(&mut self.unsaved) {
             if let Err(error) = self.shared.finish(id, outcome) {
-                self.store_failed("the end of a job", &error);
+                self.shared.store_failed("the end of a job", &error);
             }
         }
         let jobs: Vec<JobId> = self.active.keys().copied().collect();
         if let Err(error) = self.save(&jobs) {
-            self.store_failed("a checkpoint", &error);
+            self.shared.store_failed("a checkpoint", &error);
         }
-        let begun: Vec<_> = {
-            let board = self.shared.board();
-            let unfinished = self.begun.iter().filter(|id| board.schedule.contains(**id));
-            unfinished.copied().collect()
-        };
-        if let Err(error) = self.shared.store.release(&begun) {
-            self.store_failed("the end of the worker", &error);
-        }
-        tracing::info!(jobs = begun.len(), "running jobs brought to disk");
+        self.shared.take_back();
+        tracing::info!(jobs = jobs.len(), "running jobs brought to disk");
     }
 }

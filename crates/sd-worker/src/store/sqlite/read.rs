@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 
 use crate::{
     jobs::{Filter, Idempotency, Job, JobId, MAX_PAGE, Page},
-    store::{Callback, Submitted, Unfinished},
+    store::{Callback, Checkpoint, Submitted, Unfinished},
 };
 
 type Cause = Box<dyn Error + Send + Sync>;
@@ -46,7 +46,7 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
            AND (?4 IS NULL OR id IN (SELECT job_id FROM labels WHERE name = ?4 AND value = ?5))
          ORDER BY id DESC LIMIT ?6"
     );
-    let mut jobs: Vec<Job> = connection
+    let mut jobs: Vec<Option<Job>> = connection
         .prepare_cached(sql)?
         .query_map(
             (
@@ -58,11 +58,12 @@ pub(super) fn list(connection: &Connection, filter: &Filter) -> rusqlite::Result
                 // One more tells whether there is another page.
                 super::count(limit + 1),
             ),
-            job_row,
+            readable,
         )?
         .collect::<rusqlite::Result<_>>()?;
     let more = jobs.len() > limit;
     jobs.truncate(limit);
+    let jobs: Vec<_> = jobs.into_iter().flatten().collect();
     let next = jobs.last().filter(|_| more).map(|job| job.id);
     Ok(Page { jobs, next })
 }
@@ -90,45 +91,77 @@ pub(super) fn submitted(
     })
 }
 
-pub(super) fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<Unfinished>> {
+/// The unfinished jobs, each with its name, oldest first.
+pub(super) fn unfinished(
+    connection: &Connection,
+) -> rusqlite::Result<Vec<(String, rusqlite::Result<Unfinished>)>> {
+    let unfinished = |row: &Row<'_>| {
+        Ok(Unfinished {
+            job: job_row(row)?,
+            calls: count(row.get("calls")?)?,
+            deaths: row.get("deaths")?,
+            died_at: row
+                .get::<_, Option<i64>>("died_at")?
+                .map(count)
+                .transpose()?,
+        })
+    };
     connection
         .prepare_cached(concat!(
             "SELECT ",
             columns!(),
             ", calls, deaths, died_at FROM jobs WHERE state IN ('queued', 'running') ORDER BY id"
         ))?
-        .query_map([], |row| {
-            Ok(Unfinished {
-                job: job_row(row)?,
-                calls: count(row.get("calls")?)?,
-                deaths: row.get("deaths")?,
-                died_at: row
-                    .get::<_, Option<i64>>("died_at")?
-                    .map(count)
-                    .transpose()?,
-            })
-        })?
+        .query_map([], |row| Ok((row.get("id")?, unfinished(row))))?
         .collect()
 }
 
-pub(super) fn next_callback(connection: &Connection) -> rusqlite::Result<Option<Callback>> {
+pub(super) fn checkpoint(
+    connection: &Connection,
+    id: JobId,
+) -> rusqlite::Result<Option<Checkpoint>> {
     connection
-        .prepare_cached(concat!(
-            "SELECT ",
-            columns!(),
-            ", tries, due FROM callbacks JOIN jobs ON job_id = jobs.id
-             WHERE callback_url IS NOT NULL ORDER BY due LIMIT 1"
-        ))?
-        .query_row([], |row| {
-            let job = job_row(row)?;
-            Ok(Callback {
-                url: job.callback_url.clone().unwrap_or_default(),
-                tries: row.get("tries")?,
-                due: time(row.get("due")?),
-                job,
+        .prepare_cached(
+            "SELECT calls, step, total, snapshot FROM checkpoints JOIN jobs ON job_id = jobs.id WHERE job_id = ?1",
+        )?
+        .query_row([id.to_string()], |row| {
+            Ok(Checkpoint {
+                id,
+                calls: count(row.get("calls")?)?,
+                step: count(row.get("step")?)?,
+                total: count(row.get("total")?)?,
+                snapshot: row.get("snapshot")?,
             })
         })
         .optional()
+}
+
+pub(super) fn next_callback(
+    connection: &Connection,
+    free: &dyn Fn(&str) -> bool,
+) -> rusqlite::Result<Option<Callback>> {
+    let mut statement = connection.prepare_cached(concat!(
+        "SELECT ",
+        columns!(),
+        ", tries, due FROM callbacks JOIN jobs ON job_id = jobs.id
+         WHERE callback_url IS NOT NULL ORDER BY due"
+    ))?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let url: String = row.get("callback_url")?;
+        if !free(&url) {
+            continue;
+        }
+        if let Some(job) = readable(row)? {
+            return Ok(Some(Callback {
+                url,
+                tries: row.get("tries")?,
+                due: time(row.get("due")?),
+                job,
+            }));
+        }
+    }
+    Ok(None)
 }
 
 /// One value of one row.
@@ -141,6 +174,17 @@ pub(super) fn value<T: FromSql>(
         .prepare_cached(sql)?
         .query_row(parameters, |row| row.get(0))
         .optional()
+}
+
+/// A job; None, and a word in the log, if its row is not what this program writes.
+fn readable(row: &Row<'_>) -> rusqlite::Result<Option<Job>> {
+    match job_row(row) {
+        Err(error) if super::is_unreadable(&error) => {
+            tracing::error!(job = row.get::<_, String>("id")?, "left out: {error}");
+            Ok(None)
+        }
+        job => job.map(Some),
+    }
 }
 
 fn job_row(row: &Row<'_>) -> rusqlite::Result<Job> {

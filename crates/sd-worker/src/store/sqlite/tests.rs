@@ -126,7 +126,7 @@ fn the_end_of_a_job_is_recorded_once_with_its_pictures() {
     assert_eq!(job.images, [picture(0, 5).image, picture(1, 6).image]);
     assert_eq!(store.image(id, 1).unwrap(), Some(vec![1; 6]));
     assert_eq!(store.image(id, 2).unwrap(), None);
-    assert_eq!(store.snapshot(id).unwrap(), None);
+    assert_eq!(store.last_checkpoint(id).unwrap(), None);
     assert_eq!(store.request(id).unwrap(), None);
 
     // Whoever comes later changes nothing.
@@ -139,7 +139,7 @@ fn the_end_of_a_job_is_recorded_once_with_its_pictures() {
     store.checkpoint(&[checkpoint(id, 3)]).unwrap();
     assert!(!store.begin(id, now()).unwrap());
     assert_eq!(store.job(id).unwrap(), Some(job));
-    assert_eq!(store.snapshot(id).unwrap(), None);
+    assert_eq!(store.last_checkpoint(id).unwrap(), None);
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn deaths_are_counted_until_a_job_gets_past_where_it_died() {
     // Each store is a process that dies.
     let process = || SqliteStore::open(folder.path()).unwrap();
     let found = |store: &SqliteStore| {
-        let jobs = store.recover().unwrap();
+        let jobs = store.recover(now()).unwrap();
         assert_eq!(jobs.len(), 1);
         (jobs[0].deaths, jobs[0].died_at, jobs[0].calls)
     };
@@ -251,12 +251,54 @@ fn deaths_are_counted_until_a_job_gets_past_where_it_died() {
     }
     let store = process();
     assert_eq!(found(&store), (2, Some(2), 4));
-    assert_eq!(store.snapshot(id).unwrap(), Some(vec![4; 10]));
+    assert_eq!(store.last_checkpoint(id).unwrap(), Some(checkpoint(id, 4)));
     assert_eq!(store.job(id).unwrap().unwrap().attempts, 2);
     store.mark(&[(id, 2)]).unwrap();
     store.release(&[id]).unwrap();
     assert_eq!(store.job(id).unwrap().unwrap().attempts, 1);
     assert_eq!(found(&store), (2, Some(2), 4));
+}
+
+#[test]
+fn a_death_in_company_makes_suspects_and_is_nobodys() {
+    let folder = tempfile::tempdir().unwrap();
+    let process = || SqliteStore::open(folder.path()).unwrap();
+    let new = [new_job("a"), new_job("a")];
+    let [first, second] = [new[0].job.id, new[1].job.id];
+    let found = |store: &SqliteStore| {
+        let jobs = store.recover(now()).unwrap();
+        [0, 1].map(|index: usize| (jobs[index].deaths, jobs[index].died_at))
+    };
+    {
+        let store = process();
+        for new in &new {
+            store.insert(new).unwrap();
+            store.begin(new.job.id, now()).unwrap();
+        }
+        store.mark(&[(first, 2), (second, 1)]).unwrap();
+    }
+    for _ in 0..3 {
+        let store = process();
+        assert_eq!(found(&store), [(0, Some(2)), (0, Some(1))]);
+        store.mark(&[(first, 2), (second, 1)]).unwrap();
+    }
+    {
+        let store = process();
+        found(&store);
+        store.mark(&[(first, 2)]).unwrap();
+    }
+    {
+        let store = process();
+        assert_eq!(found(&store), [(1, Some(2)), (0, Some(1))]);
+        // What it did alone is not forgotten for the company.
+        store.mark(&[(first, 2), (second, 1)]).unwrap();
+    }
+    let store = process();
+    assert_eq!(found(&store), [(1, Some(2)), (0, Some(1))]);
+    store
+        .checkpoint(&[checkpoint(first, 3), checkpoint(second, 1)])
+        .unwrap();
+    assert_eq!(found(&store), [(0, None), (0, Some(1))]);
 }
 
 #[test]
@@ -285,6 +327,7 @@ fn finished_jobs_expire_by_age_and_by_size_and_unfinished_ones_stay() {
     let keep = |seconds, max_bytes| Retention {
         max_age: Duration::from_secs(seconds),
         max_bytes,
+        callbacks: true,
     };
     let later = now() + Duration::from_secs(100);
     assert_eq!(store.expire(&keep(100, 3000), later).unwrap(), []);
@@ -307,8 +350,9 @@ fn callbacks_wait_in_the_database_until_they_are_made() {
     new.job.callback_url = Some("https://example.com/done".into());
     let id = new.job.id;
     let store = SqliteStore::open(folder.path()).unwrap();
+    let any = |_: &str| true;
     store.insert(&new).unwrap();
-    assert_eq!(store.next_callback().unwrap(), None);
+    assert_eq!(store.next_callback(&any).unwrap(), None);
     let error = JobError {
         code: ErrorCode::GenerationFailed,
         message: "no".into(),
@@ -321,16 +365,131 @@ fn callbacks_wait_in_the_database_until_they_are_made() {
     drop(store);
 
     let store = SqliteStore::open(folder.path()).unwrap();
-    let callback = store.next_callback().unwrap().unwrap();
+    let callback = store.next_callback(&any).unwrap().unwrap();
     assert_eq!(callback.url, "https://example.com/done");
     assert_eq!((callback.tries, callback.due), (0, end.at));
     assert_eq!(callback.job.error, Some(error));
     let due = end.at + Duration::from_secs(10);
     store.retry_callback(id, due).unwrap();
-    let callback = store.next_callback().unwrap().unwrap();
+    let callback = store.next_callback(&any).unwrap().unwrap();
     assert_eq!((callback.tries, callback.due), (1, due));
     store.drop_callback(id).unwrap();
-    assert_eq!(store.next_callback().unwrap(), None);
+    assert_eq!(store.next_callback(&any).unwrap(), None);
+}
+
+#[test]
+fn a_callback_that_is_due_later_goes_first_when_its_host_is_free() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    for (url, due) in [("https://busy.example", 1), ("https://free.example", 2)] {
+        let mut new = new_job("a");
+        new.job.callback_url = Some(url.into());
+        store.insert(&new).unwrap();
+        let end = End {
+            at: now() + Duration::from_secs(due),
+            ..completed(vec![])
+        };
+        store.finish(new.job.id, &end).unwrap();
+    }
+    let next = |free: &dyn Fn(&str) -> bool| store.next_callback(free).unwrap();
+    assert_eq!(next(&|_| true).unwrap().url, "https://busy.example");
+    let free = next(&|url| !url.contains("busy")).unwrap();
+    assert_eq!(free.url, "https://free.example");
+    assert_eq!(next(&|_| false), None);
+}
+
+#[test]
+fn a_job_stays_until_its_callback_is_made_unless_there_are_none_any_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let ids = [(); 2].map(|()| {
+        let mut new = new_job("a");
+        new.job.callback_url = Some("https://example.com/done".into());
+        store.insert(&new).unwrap();
+        let end = completed(vec![picture(0, 1000)]);
+        store.finish(new.job.id, &end).unwrap();
+        new.job.id
+    });
+    let expire = |callbacks| {
+        let nothing = Retention {
+            max_age: Duration::ZERO,
+            max_bytes: 0,
+            callbacks,
+        };
+        let later = now() + Duration::from_secs(100);
+        store.expire(&nothing, later).unwrap()
+    };
+    assert_eq!(expire(true), []);
+    store.drop_callback(ids[0]).unwrap();
+    assert_eq!(expire(true), [ids[0]]);
+    assert_eq!(expire(false), [ids[1]]);
+}
+
+#[test]
+fn the_space_of_expired_pictures_goes_back_to_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let pages = |pragma: &str| -> i64 {
+        store
+            .read(|reader| reader.pragma_query_value(None, pragma, |row| row.get(0)))
+            .unwrap()
+    };
+    let new = new_job("a");
+    store.insert(&new).unwrap();
+    let before = pages("page_count");
+    let end = completed(vec![picture(0, 1 << 20)]);
+    store.finish(new.job.id, &end).unwrap();
+    assert!(pages("page_count") > before + 200);
+    let nothing = Retention {
+        max_age: Duration::ZERO,
+        ..Retention::default()
+    };
+    let later = now() + Duration::from_secs(100);
+    assert_eq!(store.expire(&nothing, later).unwrap(), [new.job.id]);
+    assert_eq!(pages("freelist_count"), 0);
+    assert!(pages("page_count") <= before);
+}
+
+#[test]
+fn a_job_that_cannot_be_read_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(folder.path()).unwrap();
+    let ids = [(); 3].map(|()| {
+        let mut new = new_job("a");
+        new.job.callback_url = Some("https://example.com/done".into());
+        store.insert(&new).unwrap();
+        new.job.id
+    });
+    let damage = "UPDATE jobs SET operation = 'brew_tea' WHERE id = ?1";
+    let write = |sql: &str, id: JobId| {
+        let writer = store.writer.lock().unwrap();
+        writer.execute(sql, [id.to_string()]).unwrap()
+    };
+    write(damage, ids[0]);
+    let unreadable = store.job(ids[0]).unwrap_err();
+    assert!(matches!(unreadable, Error::Record(_)), "{unreadable}");
+    let left = store.recover(now()).unwrap();
+    assert_eq!(
+        left.iter().map(|job| job.job.id).collect::<Vec<_>>(),
+        ids[1..]
+    );
+    assert_eq!(store.recover(now()).unwrap(), left);
+
+    // Also one that is found out later. Its callback cannot be made either.
+    write(damage, ids[1]);
+    let unreadable = store.finish(ids[1], &completed(vec![])).unwrap_err();
+    assert!(unreadable.is_damage(), "{unreadable}");
+    store.finish(ids[2], &completed(vec![])).unwrap().unwrap();
+    assert_eq!(store.recover(now()).unwrap(), []);
+    let callback = store.next_callback(&|_| true).unwrap().unwrap();
+    assert_eq!(callback.job.id, ids[2]);
+    let page = store.list(&Filter::default()).unwrap();
+    assert_eq!(
+        page.jobs.iter().map(|job| job.id).collect::<Vec<_>>(),
+        ids[2..]
+    );
+    write(damage, ids[2]);
+    assert_eq!(store.next_callback(&|_| true).unwrap(), None);
 }
 
 #[test]

@@ -5,16 +5,16 @@ use sd_pipeline::Request;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{SqliteStore, count, failed, guard, micros, read, transact};
+use super::{SqliteStore, count, failed, guard, is_unreadable, micros, read, transact};
 use crate::{
     jobs::{Filter, Idempotency, Job, JobId, Page, State},
     store::{
         Callback, Checkpoint, End, JobStore, NewJob, Outcome, Result, Retention, Submitted,
-        Unfinished,
+        Unfinished, schema,
     },
 };
 
-/// Pages given back to the file system at once, 4 KiB each: enough for one expiry, little enough to be quick.
+/// Pages given back to the file system at once, 4 KiB each: enough for most expiries, little enough to be quick.
 const VACUUM_PAGES: i64 = 65_536;
 
 impl JobStore for SqliteStore {
@@ -76,15 +76,34 @@ impl JobStore for SqliteStore {
         self.read(|connection| read::value(connection, sql, (id.to_string(), count(index))))
     }
 
-    fn recover(&self) -> Result<Vec<Unfinished>> {
+    fn recover(&self, now: OffsetDateTime) -> Result<Vec<Unfinished>> {
         self.write(|transaction| {
+            // In company anybody may have done it: that makes a suspect, but is no death of its own.
             transaction.execute_batch(
-                "UPDATE jobs SET deaths = CASE WHEN marks.call <= died_at THEN deaths + 1 ELSE 1 END,
+                "UPDATE jobs SET deaths = CASE WHEN marks.call <= died_at THEN deaths ELSE 0 END
+                                          + ((SELECT count(*) FROM marks) = 1),
                                  died_at = marks.call
                      FROM marks WHERE marks.job_id = jobs.id;
                  DELETE FROM marks;",
             )?;
-            read::unfinished(transaction)
+            let mut unfinished = vec![];
+            for (id, found) in read::unfinished(transaction)? {
+                match found {
+                    Err(error) if is_unreadable(&error) => {
+                        tracing::error!(job = id, "failed, its record cannot be read: {error}");
+                        let end = End {
+                            outcome: Outcome::unreadable(),
+                            step: 0,
+                            total: 0,
+                            at: now,
+                        };
+                        end_job(transaction, &id, &end)?;
+                        drop_callback(transaction, &id)?;
+                    }
+                    found => unfinished.push(found?),
+                }
+            }
+            Ok(unfinished)
         })
     }
 
@@ -131,7 +150,8 @@ impl JobStore for SqliteStore {
                 let changed = execute(
                     transaction,
                     "UPDATE jobs SET step = ?2, total = ?3, calls = ?4,
-                                     deaths = CASE WHEN ?4 > died_at THEN 0 ELSE deaths END
+                                     deaths = CASE WHEN ?4 > died_at THEN 0 ELSE deaths END,
+                                     died_at = CASE WHEN ?4 > died_at THEN NULL ELSE died_at END
                          WHERE id = ?1 AND state = 'running'",
                     (
                         &id,
@@ -152,9 +172,8 @@ impl JobStore for SqliteStore {
         })
     }
 
-    fn snapshot(&self, id: JobId) -> Result<Option<Vec<u8>>> {
-        let sql = "SELECT snapshot FROM checkpoints WHERE job_id = ?1";
-        self.read(|connection| read::value(connection, sql, [id.to_string()]))
+    fn last_checkpoint(&self, id: JobId) -> Result<Option<Checkpoint>> {
+        self.read(|connection| read::checkpoint(connection, id))
     }
 
     fn release(&self, jobs: &[JobId]) -> Result<()> {
@@ -163,7 +182,7 @@ impl JobStore for SqliteStore {
             for id in jobs {
                 execute(
                     transaction,
-                    "UPDATE jobs SET attempts = attempts - 1 WHERE id = ?1 AND attempts > 0",
+                    "UPDATE jobs SET attempts = attempts - 1 WHERE id = ?1 AND attempts > 0 AND state = 'running'",
                     [id.to_string()],
                 )?;
             }
@@ -172,10 +191,20 @@ impl JobStore for SqliteStore {
     }
 
     fn finish(&self, id: JobId, end: &End) -> Result<Option<Job>> {
-        self.write(|transaction| match end_job(transaction, id, end)? {
-            true => read::job(transaction, id),
-            false => Ok(None),
-        })
+        let ended = self.write(|transaction| {
+            let name = id.to_string();
+            if !end_job(transaction, &name, end)? {
+                return Ok(None);
+            }
+            match read::job(transaction, id) {
+                Err(error) if is_unreadable(&error) => {
+                    drop_callback(transaction, &name)?;
+                    Ok(Some(Err(error)))
+                }
+                job => Ok(job?.map(Ok)),
+            }
+        })?;
+        ended.transpose().map_err(|error| failed(&self.path, error))
     }
 
     fn expire(&self, retention: &Retention, now: OffsetDateTime) -> Result<Vec<JobId>> {
@@ -187,26 +216,32 @@ impl JobStore for SqliteStore {
         let removed = self.write(|transaction| {
             transaction
                 .prepare_cached(
-                    "DELETE FROM jobs WHERE finished_at < ?1 OR id IN (
+                    "DELETE FROM jobs WHERE (finished_at < ?1 OR id IN (
                          SELECT id FROM (
                              SELECT id, sum(image_bytes) OVER (ORDER BY finished_at DESC, id DESC) AS bytes
                                  FROM jobs WHERE finished_at IS NOT NULL)
-                             WHERE bytes > ?2)
+                             WHERE bytes > ?2))
+                         AND NOT (?3 AND EXISTS (SELECT 1 FROM callbacks WHERE job_id = jobs.id))
                      RETURNING id",
                 )?
-                .query_map((oldest, max_bytes), |row| read::parsed(row, "id"))?
+                .query_map((oldest, max_bytes, retention.callbacks), |row| {
+                    read::parsed(row, "id")
+                })?
                 .collect::<rusqlite::Result<Vec<JobId>>>()
         })?;
-        if !removed.is_empty() {
-            guard(&self.writer)
-                .execute_batch(&format!("PRAGMA incremental_vacuum({VACUUM_PAGES})"))
-                .map_err(|error| failed(&self.path, error))?;
-        }
+        // One page a row: all of them have to be asked for.
+        guard(&self.writer)
+            .pragma(None, "incremental_vacuum", VACUUM_PAGES, |_| Ok(()))
+            .map_err(|error| failed(&self.path, error))?;
         Ok(removed)
     }
 
-    fn next_callback(&self) -> Result<Option<Callback>> {
-        self.read(read::next_callback)
+    fn probe(&self) -> Result<()> {
+        self.write(|transaction| transaction.pragma_update(None, "user_version", schema::VERSION))
+    }
+
+    fn next_callback(&self, free: &dyn Fn(&str) -> bool) -> Result<Option<Callback>> {
+        self.read(|connection| read::next_callback(connection, free))
     }
 
     fn retry_callback(&self, id: JobId, due: OffsetDateTime) -> Result<()> {
@@ -217,10 +252,7 @@ impl JobStore for SqliteStore {
     }
 
     fn drop_callback(&self, id: JobId) -> Result<()> {
-        self.write(|transaction| {
-            let sql = "DELETE FROM callbacks WHERE job_id = ?1";
-            execute(transaction, sql, [id.to_string()]).map(drop)
-        })
+        self.write(|transaction| drop_callback(transaction, &id.to_string()))
     }
 }
 
@@ -251,8 +283,7 @@ fn insert_job(transaction: &Transaction<'_>, job: &Job) -> rusqlite::Result<()> 
 }
 
 /// Whether it had not come to its end before.
-fn end_job(transaction: &Transaction<'_>, id: JobId, end: &End) -> rusqlite::Result<bool> {
-    let id = id.to_string();
+fn end_job(transaction: &Transaction<'_>, id: &str, end: &End) -> rusqlite::Result<bool> {
     let (state, pictures, error) = match &end.outcome {
         Outcome::Completed(pictures) => (State::Completed, pictures.as_slice(), None),
         Outcome::Failed(error) => (State::Failed, [].as_slice(), Some(json(error)?)),
@@ -265,7 +296,7 @@ fn end_job(transaction: &Transaction<'_>, id: JobId, end: &End) -> rusqlite::Res
         "UPDATE jobs SET state = ?2, finished_at = ?3, step = ?4, total = ?5, error = ?6, images = ?7, image_bytes = ?8
              WHERE id = ?1 AND state IN ('queued', 'running')",
         (
-            &id,
+            id,
             state.name(),
             micros(end.at),
             count(end.step),
@@ -282,19 +313,24 @@ fn end_job(transaction: &Transaction<'_>, id: JobId, end: &End) -> rusqlite::Res
         execute(
             transaction,
             "INSERT INTO images VALUES (?1, ?2, ?3)",
-            (&id, count(picture.image.index), &picture.png),
+            (id, count(picture.image.index), &picture.png),
         )?;
     }
     for done in ["requests", "checkpoints", "marks"] {
         let sql = format!("DELETE FROM {done} WHERE job_id = ?1");
-        execute(transaction, &sql, [&id])?;
+        execute(transaction, &sql, [id])?;
     }
     execute(
         transaction,
         "INSERT INTO callbacks SELECT id, 0, ?2 FROM jobs WHERE id = ?1 AND callback_url IS NOT NULL",
-        (&id, micros(end.at)),
+        (id, micros(end.at)),
     )?;
     Ok(true)
+}
+
+fn drop_callback(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM callbacks WHERE job_id = ?1";
+    execute(transaction, sql, [id]).map(drop)
 }
 
 fn execute(
