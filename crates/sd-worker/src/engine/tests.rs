@@ -99,6 +99,26 @@ impl Bench {
         Self { engine, store }
     }
 
+    /// Holds the engine before its next call.
+    fn hold(&self) -> Gate {
+        let gate = Gate::default();
+        let held = gate.clone();
+        self.store.on_mark(move |_| held.wait());
+        gate
+    }
+
+    /// Tells when the engine comes to a job's call of that number.
+    fn at_call(&self, call: usize) -> Flag {
+        let flag = Flag::default();
+        let raised = flag.clone();
+        self.store.on_mark(move |jobs| {
+            if jobs[0].1 == call {
+                raised.raise();
+            }
+        });
+        flag
+    }
+
     async fn submit(&self, submission: Submission) -> JobId {
         let submitted = self.engine.submit(submission).await.unwrap();
         assert!(!submitted.replayed);

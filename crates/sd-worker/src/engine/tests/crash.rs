@@ -12,9 +12,7 @@ use crate::{engine::SubmitError, jobs::ErrorCode, store::JobStore};
 async fn killed_jobs_resume_at_their_checkpoint_with_the_same_bytes() {
     let (folder, killed) = (tempdir().unwrap(), tempdir().unwrap());
     let bench = Bench::start(folder.path(), config());
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let (from, to) = (folder.path().to_owned(), killed.path().to_owned());
     let copied = Flag::default();
     let raised = copied.clone();
@@ -73,13 +71,7 @@ async fn an_orderly_stop_keeps_every_step_and_counts_no_attempt() {
         ..config()
     };
     let bench = Bench::start(folder.path(), seldom());
-    let third = Flag::default();
-    let raised = third.clone();
-    bench.store.on_mark(move |jobs| {
-        if jobs[0].1 == 3 {
-            raised.raise();
-        }
-    });
+    let third = bench.at_call(3);
     let id = bench.submit(submission("a", request(40, 1))).await;
     third.wait().await;
     bench.stop().await;

@@ -18,9 +18,7 @@ fn steps(events: &[(EventId, Event)]) -> Vec<usize> {
 async fn two_hundred_listeners_hear_every_step_once() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let id = bench.submit(submission("a", request(12, 1))).await;
     let listeners: Vec<_> = (0..200)
         .map(|_| tokio::spawn(bench.engine.events(id, None).collect::<Vec<_>>()))
@@ -62,9 +60,7 @@ async fn previews_follow_their_steps_and_change_nothing() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
     for kind in [PreviewKind::Linear, PreviewKind::Full] {
-        let gate = Gate::default();
-        let held = gate.clone();
-        bench.store.on_mark(move |_| held.wait());
+        let gate = bench.hold();
         let previews = Some(Previews { every: 2, kind });
         let job = Submission {
             previews,

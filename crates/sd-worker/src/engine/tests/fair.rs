@@ -16,11 +16,9 @@ fn calls(bench: &Bench, of: JobId) -> usize {
         .count()
 }
 
-async fn held(config: EngineConfig, folder: &Path) -> (Bench, Gate) {
+fn held(config: EngineConfig, folder: &Path) -> (Bench, Gate) {
     let bench = Bench::start(folder, config);
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     (bench, gate)
 }
 
@@ -34,7 +32,7 @@ fn one_at_a_time() -> EngineConfig {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clients_single_job_overtakes_anothers_many() {
     let folder = tempdir().unwrap();
-    let (bench, gate) = held(one_at_a_time(), folder.path()).await;
+    let (bench, gate) = held(one_at_a_time(), folder.path());
     let mut many = vec![];
     for seed in 0..30 {
         many.push(bench.submit(submission("many", request(2, seed))).await);
@@ -56,7 +54,7 @@ async fn a_clients_single_job_overtakes_anothers_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_higher_priority_goes_first_even_before_a_running_job() {
     let folder = tempdir().unwrap();
-    let (bench, gate) = held(one_at_a_time(), folder.path()).await;
+    let (bench, gate) = held(one_at_a_time(), folder.path());
     let low = bench.submit(submission("a", request(6, 1))).await;
     let high = Submission {
         priority: 10,
@@ -84,7 +82,7 @@ async fn more_clients_than_places_in_memory_take_turns_through_the_disk() {
         max_active: 1,
         ..one_at_a_time()
     };
-    let (bench, gate) = held(config, folder.path()).await;
+    let (bench, gate) = held(config, folder.path());
     let mut ids = vec![];
     for client in ["a", "b", "c"] {
         let request = Request {

@@ -48,9 +48,7 @@ async fn a_job_becomes_the_pictures_of_its_request() {
 async fn different_requests_share_calls_and_keep_their_bytes() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let mut ids = vec![];
     for (steps, scheduler, guidance) in [
         (2, "ddim", 7.5),
@@ -79,9 +77,7 @@ async fn different_requests_share_calls_and_keep_their_bytes() {
 async fn a_panic_in_a_shared_call_fails_its_job_alone() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let before = bench.submit(submission("a", request(4, 1))).await;
     let bad = Request {
         prompt: PANICS.into(),
@@ -105,13 +101,7 @@ async fn a_panic_in_a_shared_call_fails_its_job_alone() {
 async fn a_cancelled_job_makes_no_further_step() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
-    let third = Flag::default();
-    let raised = third.clone();
-    bench.store.on_mark(move |jobs| {
-        if jobs[0].1 == 3 {
-            raised.raise();
-        }
-    });
+    let third = bench.at_call(3);
     let id = bench.submit(submission("a", request(500, 1))).await;
     third.wait().await;
     let job = bench.engine.cancel(id).await.unwrap().unwrap();
@@ -172,9 +162,7 @@ async fn a_full_queue_says_when_to_come_back_and_knows_its_jobs_again() {
             ..config()
         },
     );
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let with_key = |body| Submission {
         idempotency: Some(Idempotency {
             key: "k".into(),

@@ -60,13 +60,7 @@ async fn a_job_that_cannot_be_read_does_not_block_the_queue() {
 async fn a_checkpoint_that_cannot_be_read_counts_as_none() {
     let folder = tempdir().unwrap();
     let bench = Bench::start(folder.path(), config());
-    let fifth = Flag::default();
-    let raised = fifth.clone();
-    bench.store.on_mark(move |jobs| {
-        if jobs[0].1 == 5 {
-            raised.raise();
-        }
-    });
+    let fifth = bench.at_call(5);
     let id = bench.submit(submission("a", request(40, 1))).await;
     fifth.wait().await;
     bench.stop().await;
@@ -92,9 +86,7 @@ async fn a_run_that_cannot_be_saved_stays_in_memory() {
         ..config()
     };
     let bench = Bench::start(folder.path(), config);
-    let gate = Gate::default();
-    let held = gate.clone();
-    bench.store.on_mark(move |_| held.wait());
+    let gate = bench.hold();
     let stays = Request {
         prompt: UNSAVED.into(),
         ..request(12, 1)
