@@ -83,7 +83,7 @@ impl Worker {
         self.mark(&[id]);
         self.make_room(others);
         let Some(model) = self.shared.model(&job.model) else {
-            return Ok(None);
+            return Err(failed(ErrorCode::Internal, "its model is gone").into());
         };
         self.load(model)?;
         self.start(&job, model).map(Some)
