@@ -84,6 +84,8 @@ fn metrics_count_what_happened() {
     let (worker, _folder) = Worker::fresh(&[]);
     worker.finished(&worker.submit(&star(3)));
     worker.client.get("/nowhere");
+    worker.client.send("BREW", "/health", b"");
+    worker.client.send("BREW-TEA", "/health", b"");
     let reply = worker.client.get("/metrics");
     assert!(
         reply
@@ -106,6 +108,12 @@ fn metrics_count_what_happened() {
         value("sd_http_requests_total{method=\"POST\",route=\"/v1/jobs\",status=\"202\"}") == 1.0,
         "{text}"
     );
+    // Whatever methods clients make up, they are one label.
+    assert!(
+        value("sd_http_requests_total{method=\"other\",route=\"/health\",status=\"405\"}") == 2.0,
+        "{text}"
+    );
+    assert!(!text.contains("BREW"), "{text}");
 }
 
 #[test]
