@@ -227,7 +227,7 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_format: Option<LogFormat>,
 
-    /// What is logged, in the syntax of RUST_LOG [default: info]
+    /// What is logged, in the syntax of RUST_LOG [default: what RUST_LOG says, or else info]
     #[arg(long, value_name = "FILTER", env = "SD_WORKER_LOG")]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<String>,

@@ -83,8 +83,9 @@ pub struct Config {
     /// File of the secret that signs callbacks.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub callback_secret_file: Option<PathBuf>,
-    /// What is logged, in the syntax of `RUST_LOG`.
-    pub log: String,
+    /// What is logged, in the syntax of `RUST_LOG`. None: what that variable says, or else `info`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<String>,
     /// How it is logged.
     pub log_format: LogFormat,
     /// Where an OpenTelemetry collector takes spans, such as `http://localhost:4318`.
@@ -125,7 +126,7 @@ impl Default for Config {
             callbacks: false,
             callback_private_addresses: false,
             callback_secret_file: None,
-            log: "info".to_owned(),
+            log: None,
             log_format: LogFormat::Human,
             otlp_endpoint: None,
         }

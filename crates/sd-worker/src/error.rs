@@ -135,6 +135,17 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+    /// What is to be logged is not told in the syntax of `RUST_LOG`.
+    #[error("{origin}: `{text}` is no filter, expected such as info or sd_worker=debug")]
+    LogFilter {
+        /// The flag or variable.
+        origin: &'static str,
+        /// What it says.
+        text: String,
+        /// What is wrong with it.
+        #[source]
+        source: tracing_subscriber::filter::ParseError,
+    },
     /// The service would be open to everybody.
     #[error(
         "--listen {listen}: others could use this worker; give --api-key-file, or --insecure-no-auth to let them"
@@ -191,6 +202,7 @@ impl Error {
             | Self::DeviceNotBuilt(_)
             | Self::ConfigFile { .. }
             | Self::Setting { .. }
+            | Self::LogFilter { .. }
             | Self::OpenToAll { .. }
             | Self::SeveralToStdout { .. }
             | Self::PreviewToStdout

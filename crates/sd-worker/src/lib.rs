@@ -36,7 +36,7 @@ use config::LogFormat;
 /// Whatever keeps it from being carried out.
 pub fn run(command: &Command) -> Result<()> {
     // Silent unless RUST_LOG asks; the service has a log of its own.
-    let quiet = || logging::init("off", LogFormat::Human, None);
+    let quiet = || logging::init(None, "off", LogFormat::Human, None);
     match command {
         Command::Generate(args) => {
             let _log = quiet()?;

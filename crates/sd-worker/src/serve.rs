@@ -57,7 +57,8 @@ pub fn print_config(args: &ServeArgs) -> Result<()> {
 pub fn run(args: &ServeArgs) -> Result<()> {
     let config = Arc::new(Config::load(args)?);
     let _log = logging::init(
-        &config.log,
+        config.log.as_deref(),
+        "info",
         config.log_format,
         config.otlp_endpoint.as_deref(),
     )?;

@@ -178,6 +178,38 @@ fn a_taken_address_and_a_taken_folder_are_refused() {
 }
 
 #[test]
+fn what_is_logged_is_told_by_the_settings_and_else_by_rust_log() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("debug.toml"), "log = \"debug\"\n").unwrap();
+    let with = |rust_log: &str, flags: &[&str]| {
+        let mut command = command(folder.path(), flags);
+        command.env("RUST_LOG", rust_log);
+        command
+    };
+    for (rust_log, flags, requests_are_logged) in [
+        ("debug", &["--log", "info"][..], false),
+        ("error", &["--config", "debug.toml"], true),
+        ("debug", &[], true),
+        ("", &[], false),
+    ] {
+        let mut worker = Worker::spawn(with(rust_log, flags));
+        worker.client.get("/health");
+        worker.signal("TERM");
+        worker.ended(Duration::from_secs(20));
+        let log = worker.whole_log();
+        assert_eq!(
+            log.contains("answered"),
+            requests_are_logged,
+            "{rust_log} {flags:?}:\n{log}"
+        );
+    }
+    let Output { status, stderr, .. } = with("sd_worker=loud", &[]).output().unwrap();
+    let text = String::from_utf8(stderr).unwrap();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("RUST_LOG"), "{text}");
+}
+
+#[test]
 fn the_configuration_is_printed_as_a_file_that_can_be_read_back() {
     let folder = tempfile::tempdir().unwrap();
     let config = |args: &[&str]| {

@@ -28,7 +28,12 @@ pub(crate) struct Worker {
 impl Worker {
     /// Starts a worker on `folder`, and returns when it listens.
     pub(crate) fn start(folder: &Path, flags: &[&str]) -> Self {
-        let mut process = command(folder, flags).spawn().unwrap();
+        Self::spawn(command(folder, flags))
+    }
+
+    /// Starts a worker that logs at `info` at least, and returns when it listens.
+    pub(crate) fn spawn(mut command: Command) -> Self {
+        let mut process = command.spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (listening, address) = mpsc::channel();
         let lines = BufReader::new(process.stderr.take().unwrap()).lines();
@@ -64,6 +69,19 @@ impl Worker {
     /// What it has logged.
     pub(crate) fn log(&self) -> String {
         self.log.lock().unwrap().clone()
+    }
+
+    /// What a worker that was told to stop has logged.
+    pub(crate) fn whole_log(&self) -> String {
+        let start = Instant::now();
+        loop {
+            let log = self.log();
+            if log.contains("stopped") {
+                return log;
+            }
+            assert!(start.elapsed() < PATIENCE, "not stopped:\n{log}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Hands in a job and returns its path.
