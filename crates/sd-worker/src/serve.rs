@@ -27,6 +27,8 @@ use crate::{
     webhook::WebhookConfig,
 };
 
+/// Shortest secret of callbacks, in bytes: whoever guesses it can forge them.
+const MIN_SECRET: usize = 16;
 /// Threads that talk to clients; the engine has its own.
 const HTTP_THREADS: usize = 2;
 /// How often histograms give up what is too old.
@@ -228,6 +230,15 @@ fn webhooks(config: &Config) -> Result<Option<WebhookConfig>> {
         return Ok(None);
     };
     let secret = read(path)?.trim().as_bytes().to_vec();
+    if secret.len() < MIN_SECRET {
+        return Err(Error::Setting {
+            setting: "callback-secret-file",
+            problem: format!(
+                "the secret has {} bytes, expected {MIN_SECRET} or more (openssl rand -hex 32)",
+                secret.len()
+            ),
+        });
+    }
     Ok(Some(WebhookConfig {
         allow_http: config.callback_private_addresses,
         allow_private: config.callback_private_addresses,

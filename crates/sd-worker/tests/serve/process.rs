@@ -141,6 +141,8 @@ fn settings_that_cannot_work_are_refused_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("no-keys"), "# none yet\n").unwrap();
     fs::write(folder.path().join("wrong.toml"), "[serve]\n").unwrap();
+    fs::write(folder.path().join("no-secret"), "\n").unwrap();
+    fs::write(folder.path().join("short-secret"), "fifteen-letters\n").unwrap();
     for (flags, code, part) in [
         (&["--listen", "0.0.0.0:0"][..], 2, "--insecure-no-auth"),
         (&["--listen", "nowhere"], 2, "--listen"),
@@ -158,6 +160,17 @@ fn settings_that_cannot_work_are_refused_at_the_start() {
         (&["--model-root", "."], 2, "diffusers layout"),
         (&["--model", "x=./nowhere"], 1, "nowhere"),
         (&["--callbacks"], 2, "--callback-secret-file"),
+        (
+            &["--callbacks", "--callback-secret-file", "no-secret"],
+            2,
+            "16 or more",
+        ),
+        (
+            &["--callbacks", "--callback-secret-file", "short-secret"],
+            2,
+            "16 or more",
+        ),
+        (&["--log", "sd_worker=loud"], 2, "sd_worker=loud"),
     ] {
         let (found, text) = refused(folder.path(), flags);
         assert_eq!(found, code, "{flags:?}: {text}");
