@@ -318,7 +318,7 @@ pub struct ServeArgs {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub callback_secret_file: Option<PathBuf>,
 
-    /// Jobs that may wait; a further one is refused [default: 256]
+    /// Jobs that may be waiting or running; a further one is refused [default: 256]
     #[arg(
         long,
         value_name = "N",

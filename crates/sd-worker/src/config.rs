@@ -47,7 +47,7 @@ pub struct Config {
     /// Origins whose pages may use the worker, `https://host:port` or `*`.
     #[serde(rename = "cors-origin")]
     pub cors_origins: Vec<String>,
-    /// Jobs that may wait; a further one is refused with 429.
+    /// Jobs that may be waiting or running; a further one is refused with 429.
     pub max_queue: NonZeroUsize,
     /// Pictures in one UNet call.
     pub max_batch: NonZeroUsize,

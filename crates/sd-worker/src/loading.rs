@@ -43,17 +43,25 @@ pub(crate) fn options(
     })
 }
 
-/// The most memory to take, in bytes: what was asked for, otherwise on the CPU what the machine or its control group has.
+/// The most memory to take, in bytes: what was asked for, otherwise on the CPU what the machine has, or the control group
+/// at the root of the file system of such groups, as that of a container is. `None`, and a warning, where the system does
+/// not say.
 pub(crate) fn max_memory(asked: Option<ByteSize>, device: &Device) -> Option<u64> {
     match asked {
         Some(size) => Some(size.0),
         None if device.is_cpu() => {
             let mut system = System::new();
             system.refresh_memory();
-            let limit = system.cgroup_limits().map(|group| group.total_memory);
-            let has = limit.unwrap_or_else(|| system.total_memory());
-            // Where the system does not say, it is nothing.
-            Some(has).filter(|&has| has > 0)
+            let machine = system.total_memory();
+            if machine == 0 {
+                tracing::warn!(
+                    "the system does not tell its memory: without a limit of its own (max-memory) none is kept"
+                );
+                return None;
+            }
+            // Panics where the machine's own is not known.
+            let group = system.cgroup_limits().map(|group| group.total_memory);
+            Some(group.unwrap_or(machine))
         }
         None => None,
     }
