@@ -149,6 +149,8 @@ pub(super) struct Fields {
     pub hr_prompt: Option<String>,
     /// Only empty.
     pub hr_negative_prompt: Option<String>,
+    /// Only empty.
+    pub firstpass_image: Option<String>,
     /// Only 0.
     #[serde(deserialize_with = "lax::integer")]
     #[schema(value_type = lax::Integer)]
@@ -190,6 +192,12 @@ pub(super) struct Fields {
     #[serde(deserialize_with = "lax::integer")]
     #[schema(value_type = lax::Integer)]
     pub inpaint_full_res_padding: Option<i64>,
+    /// Only true: the mask has no half tones where it meets the latents.
+    #[serde(deserialize_with = "lax::boolean")]
+    #[schema(value_type = lax::Boolean)]
+    pub mask_round: Option<bool>,
+    /// Only empty.
+    pub latent_mask: Option<String>,
     /// 1: black is painted anew.
     #[serde(deserialize_with = "lax::integer")]
     #[schema(value_type = lax::Integer)]

@@ -233,6 +233,7 @@ impl Fields {
         let sampler_name = self
             .sampler_name
             .as_deref()
+            .filter(|name| !name.is_empty())
             .or(self.sampler_index.as_deref());
         let scheduler = sampler::scheduler(sampler_name, self.scheduler.as_deref())?;
         let variation_strength = self.subseed_strength.filter(|&strength| strength != 0.0);
@@ -310,6 +311,9 @@ impl Fields {
             ("script_name", is_named(&self.script_name)),
             ("refiner_checkpoint", is_named(&self.refiner_checkpoint)),
             ("infotext", is_named(&self.infotext)),
+            ("firstpass_image", is_named(&self.firstpass_image)),
+            ("latent_mask", is_named(&self.latent_mask)),
+            ("mask_round", self.mask_round == Some(false)),
         ] {
             if asked {
                 return Err(unsupported(field, "this worker has no such feature"));

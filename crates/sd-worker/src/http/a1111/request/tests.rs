@@ -83,6 +83,15 @@ fn nothing_and_null_are_the_models_defaults() {
 }
 
 #[test]
+fn the_old_name_of_the_sampler_counts_where_the_new_one_says_nothing() {
+    for name in [Value::Null, json!("")] {
+        let changes = json!({"sampler_name": name, "sampler_index": "Euler"});
+        let request = with(changes).txt2img().unwrap().request;
+        assert_eq!(request.scheduler.as_deref(), Some("euler"), "{name}");
+    }
+}
+
+#[test]
 fn batches_multiply_and_a_subseed_varies() {
     let request = with(json!({
         "batch_size": 2, "n_iter": "3", "seed": 7, "subseed": 9, "subseed_strength": 0.25,
@@ -124,10 +133,11 @@ fn a_second_pass_is_described_whole() {
 
 #[test]
 fn img2img_changes_a_picture() {
-    let request = img2img(json!({"resize_mode": 1, "denoising_strength": null}))
-        .img2img()
-        .unwrap()
-        .request;
+    // `image_cfg_scale` is for InstructPix2Pix models only; the client sends it with every picture.
+    let changes = json!({
+        "resize_mode": 1, "denoising_strength": null, "image_cfg_scale": 1.5, "mask_round": true, "latent_mask": null,
+    });
+    let request = img2img(changes).img2img().unwrap().request;
     assert_eq!(request.init_image.unwrap().bytes(), b"\x89PNG\r\n\x1a\n");
     assert_eq!(request.strength, Some(0.75));
     assert_eq!(request.resize_mode, Some(ResizeMode::Crop));
@@ -223,6 +233,7 @@ fn what_would_change_the_picture_is_refused_by_name() {
         ),
         (json!({"init_images": [PICTURE]}), "init_images"),
         (json!({"sampler_name": "DPM fast"}), "sampler_name"),
+        (json!({"firstpass_image": PICTURE}), "firstpass_image"),
         (json!({"steps": 0}), "steps"),
         (json!({"batch_size": -1}), "batch_size"),
         (json!({"width": -8}), "width"),
@@ -235,6 +246,8 @@ fn what_would_change_the_picture_is_refused_by_name() {
         (json!({"init_images": [PICTURE, PICTURE]}), "init_images"),
         (json!({"init_images": ["%%%"]}), "init_images"),
         (json!({"resize_mode": 3}), "resize_mode"),
+        (json!({"mask_round": false}), "mask_round"),
+        (json!({"latent_mask": PICTURE}), "latent_mask"),
         (
             json!({"initial_noise_multiplier": 1.1}),
             "initial_noise_multiplier",
