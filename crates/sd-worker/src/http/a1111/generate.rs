@@ -124,10 +124,7 @@ async fn generate(
         model: asked_model,
         ..overrides
     };
-    if fields.override_settings_restore_afterwards == Some(false) {
-        sessions.set(&client, overrides.clone());
-    }
-    let options = overrides.or(&sessions.options(&client));
+    let options = overrides.clone().or(&sessions.options(&client));
     request.clip_skip = options.clip_skip;
     let model = match options.model {
         Some(name) => name,
@@ -148,6 +145,9 @@ async fn generate(
     let mut attached = Attached::submit(&state, submission)
         .await
         .map_err(|error| rename_param(error, &RENAMED))?;
+    if fields.override_settings_restore_afterwards == Some(false) {
+        sessions.set(&client, overrides);
+    }
     let _listed = sessions.begin(
         &client,
         Task {
