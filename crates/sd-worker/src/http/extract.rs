@@ -7,7 +7,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::{ApiError, Result};
+use super::{ApiError, Result, heavy::by_length};
 
 /// Values in a JSON body, nested ones too. Each takes many times its length in memory, and no request needs so many.
 const MAX_VALUES: usize = 10_000;
@@ -33,31 +33,19 @@ pub struct Query<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);
 
-impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
+impl JsonObject {
+    /// The object alone: what stays is not kept while a request waits for its pictures.
+    pub(super) fn into_fields(self) -> Map<String, Value> {
+        self.fields
+    }
+}
+
+impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = json_bytes(request, state).await?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-            let path = error.path().to_string();
-            let source = error.into_inner();
-            if source.is_data() {
-                let field = unknown_field(&source.to_string()).unwrap_or(path);
-                match field.as_str() {
-                    "." => ApiError::new(
-                        StatusCode::UNPROCESSABLE_ENTITY,
-                        "invalid_value",
-                        source.to_string(),
-                    ),
-                    field => ApiError::invalid(field, format!("{field}: {source}")),
-                }
-            } else {
-                bad_json(&source)
-            }
-        })?;
-        json.end().map_err(|error| bad_json(&error))?;
-        Ok(Self(value))
+        by_length(bytes.len(), move || read(&bytes)).await.map(Self)
     }
 }
 
@@ -66,15 +54,53 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = json_bytes(request, state).await?;
-        match serde_json::from_slice(&bytes).map_err(|error| bad_json(&error))? {
-            Value::Object(fields) => Ok(Self { fields, bytes }),
-            _ => Err(ApiError::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid_value",
-                "expected a JSON object",
-            )),
-        }
+        by_length(bytes.len(), move || {
+            match serde_json::from_slice(limited(&bytes)?).map_err(|error| bad_json(&error))? {
+                Value::Object(fields) => Ok(Self { fields, bytes }),
+                _ => Err(ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "invalid_value",
+                    "expected a JSON object",
+                )),
+            }
+        })
+        .await
     }
+}
+
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    let mut json = serde_json::Deserializer::from_slice(limited(bytes)?);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        let path = error.path().to_string();
+        let source = error.into_inner();
+        if source.is_data() {
+            let field = unknown_field(&source.to_string()).unwrap_or(path);
+            match field.as_str() {
+                "." => ApiError::new(
+                    StatusCode::UNPROCESSABLE_ENTITY,
+                    "invalid_value",
+                    source.to_string(),
+                ),
+                field => ApiError::invalid(field, format!("{field}: {source}")),
+            }
+        } else {
+            bad_json(&source)
+        }
+    })?;
+    json.end().map_err(|error| bad_json(&error))?;
+    Ok(value)
+}
+
+/// The JSON text, unless it has too many values.
+fn limited(json: &[u8]) -> Result<&[u8]> {
+    if num_values(json) > MAX_VALUES {
+        return Err(ApiError::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body may have at most {MAX_VALUES} values"),
+        ));
+    }
+    Ok(json)
 }
 
 async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum::body::Bytes> {
@@ -86,7 +112,7 @@ async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum:
         )
         .param("Content-Type"));
     }
-    let bytes = axum::body::Bytes::from_request(request, state)
+    axum::body::Bytes::from_request(request, state)
         .await
         .map_err(|_| {
             ApiError::new(
@@ -94,15 +120,7 @@ async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum:
                 "body_unreadable",
                 "the body broke off",
             )
-        })?;
-    if num_values(&bytes) > MAX_VALUES {
-        return Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("the body may have at most {MAX_VALUES} values"),
-        ));
-    }
-    Ok(bytes)
+        })
 }
 
 /// How many values a JSON text has at most: one, and one for each comma and opening bracket outside its strings.

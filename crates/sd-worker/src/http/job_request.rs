@@ -1,6 +1,6 @@
 //! The body of `POST /v1/jobs`: its fields, what becomes of them, and its schema.
 
-use std::{collections::BTreeMap, fmt::Display};
+use std::{collections::BTreeMap, fmt::Display, num::NonZeroUsize};
 
 use sd_pipeline::Request;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -11,7 +11,11 @@ use utoipa::{
     openapi::{RefOr, schema::Schema},
 };
 
-use super::{ApiError, Result, extract::unknown_field};
+use super::{
+    ApiError, Result,
+    extract::unknown_field,
+    field::{label, unsupported},
+};
 use crate::jobs::{Operation, PreviewKind, Previews};
 
 /// Fields by name; every one of them may be null, except where an operation needs it.
@@ -26,8 +30,6 @@ const MASK_FIELDS: [&str; 5] = [
     "padding_mask_crop",
     "overlay",
 ];
-/// Longest text that is only recorded.
-const MAX_LABEL: usize = 200;
 
 /// A job as `POST /v1/jobs` describes it.
 #[derive(Debug)]
@@ -59,39 +61,21 @@ impl JobRequest {
         rename(&mut fields, "input_image", "init_image")?;
         belongs(operation, &fields)?;
         if take::<Vec<Value>>(&mut fields, "loras")?.is_some_and(|loras| !loras.is_empty()) {
-            return Err(ApiError::unsupported(
-                "loras",
-                "loras: this worker has none to apply",
-            ));
+            return Err(unsupported("loras", "this worker has none to apply"));
         }
         let mut labels = BTreeMap::new();
         for name in ["hive_id", "worker_id"] {
-            if let Some(label) = take::<String>(&mut fields, name)? {
-                if label.chars().count() > MAX_LABEL {
-                    return Err(ApiError::invalid(
-                        name,
-                        format!("{name}: expected at most {MAX_LABEL} characters"),
-                    ));
-                }
-                labels.insert(name.to_owned(), label);
+            if let Some(text) = take(&mut fields, name)? {
+                labels.insert(name.to_owned(), label(name, text)?);
             }
-        }
-        let priority = take(&mut fields, "priority")?.unwrap_or(0);
-        if !(-100..=100).contains(&priority) {
-            return Err(ApiError::invalid(
-                "priority",
-                format!("priority: got {priority}, expected -100 to 100"),
-            ));
         }
         Ok(Self {
             operation,
             model: take(&mut fields, "model")?,
-            priority,
+            priority: take(&mut fields, "priority")?.unwrap_or(0),
             deadline: deadline(take(&mut fields, "deadline")?)?,
             callback_url: take(&mut fields, "callback_url")?,
-            previews: take::<PreviewsRequest>(&mut fields, "previews")?
-                .map(Previews::try_from)
-                .transpose()?,
+            previews: take::<PreviewsRequest>(&mut fields, "previews")?.map(Previews::from),
             labels,
             request: request(fields)?,
         })
@@ -103,26 +87,21 @@ impl JobRequest {
 #[serde(deny_unknown_fields)]
 struct PreviewsRequest {
     #[serde(default = "every_five_steps")]
-    every: usize,
+    every: NonZeroUsize,
     #[serde(default)]
     kind: PreviewKind,
 }
 
-fn every_five_steps() -> usize {
-    5
+fn every_five_steps() -> NonZeroUsize {
+    const { NonZeroUsize::new(5).expect("is not zero") }
 }
 
-impl TryFrom<PreviewsRequest> for Previews {
-    type Error = ApiError;
-
-    fn try_from(PreviewsRequest { every, kind }: PreviewsRequest) -> Result<Self> {
-        if every == 0 {
-            return Err(ApiError::invalid(
-                "previews",
-                "previews.every: got 0, expected 1 or more",
-            ));
+impl From<PreviewsRequest> for Previews {
+    fn from(PreviewsRequest { every, kind }: PreviewsRequest) -> Self {
+        Self {
+            every: every.get(),
+            kind,
         }
-        Ok(Self { every, kind })
     }
 }
 
@@ -161,10 +140,7 @@ fn belongs(operation: Operation, fields: &Map<String, Value>) -> Result<()> {
     };
     for (allowed, names) in [(picture, &PICTURE_FIELDS[..]), (mask, &MASK_FIELDS)] {
         if let Some(name) = names.iter().find(|name| !allowed && given(name)) {
-            return Err(ApiError::unsupported(
-                *name,
-                format!("{name}: does not belong to this operation"),
-            ));
+            return Err(unsupported(name, "does not belong to this operation"));
         }
     }
     for (needed, name) in [(picture, "init_image"), (mask, "mask_image")] {
@@ -186,9 +162,6 @@ fn deadline(text: Option<String>) -> Result<Option<OffsetDateTime>> {
             format!("expected RFC 3339, such as 2030-01-31T12:00:00Z: {error}"),
         )
     })?;
-    if deadline <= OffsetDateTime::now_utc() {
-        return Err(wrong("deadline", "has passed"));
-    }
     Ok(Some(deadline))
 }
 
@@ -378,12 +351,8 @@ mod tests {
                 generation("loras", json!([{"path": "/etc/passwd"}])),
                 "loras",
             ),
-            (generation("priority", json!(101)), "priority"),
+            (generation("priority", json!("high")), "priority"),
             (generation("deadline", json!("tomorrow")), "deadline"),
-            (
-                generation("deadline", json!("2001-01-01T00:00:00Z")),
-                "deadline",
-            ),
             (generation("previews", json!({"every": 0})), "previews"),
             (generation("previews", json!({"evry": 1})), "previews"),
             (

@@ -8,7 +8,9 @@ mod body;
 mod error;
 mod event_frame;
 mod extract;
+mod field;
 mod guard;
+mod heavy;
 mod job_request;
 mod listener;
 mod observe;
@@ -17,7 +19,6 @@ mod openapi;
 pub mod read;
 mod routes;
 mod submit;
-mod whole;
 
 use std::{any::Any, sync::Arc};
 

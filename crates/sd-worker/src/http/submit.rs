@@ -69,21 +69,25 @@ fn check(config: &Config, request: &Request, size: (usize, usize)) -> Result<()>
     Ok(())
 }
 
+/// How large a picture this worker takes.
+pub(super) fn picture_limits(config: &Config) -> Limits {
+    Limits {
+        max_pixels: config.max_pixels.get(),
+        ..Limits::default()
+    }
+}
+
 /// Width and height of a picture that was given, from its header.
 fn picture_size(
     config: &Config,
     field: &'static str,
     picture: Option<&Picture>,
 ) -> Result<Option<(usize, usize)>> {
-    let limits = Limits {
-        max_pixels: config.max_pixels.get(),
-        ..Limits::default()
-    };
     let Some(picture) = picture else {
         return Ok(None);
     };
     let (width, height) = picture
-        .size(&limits)
+        .size(&picture_limits(config))
         .map_err(|error| ApiError::invalid(field, format!("{field}: {}", chain(&error))))?;
     Ok(Some((width as usize, height as usize)))
 }

@@ -1,11 +1,12 @@
 //! The web UI's API, byte by byte; a client from PyPI is in `tests/clients`.
 
-use std::{thread, time::Instant};
+use std::{fs, io::Cursor, thread, time::Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
+    assert_error,
     client::Reply,
     worker::{PATIENCE, Worker},
 };
@@ -84,6 +85,11 @@ fn errors_have_the_web_uis_form() {
             "override_settings.sd_model_checkpoint",
         ),
         (json!({"styles": "x"}), "styles"),
+        (
+            json!({"negative_prompt": "x".repeat((64 << 10) + 1)}),
+            "negative_prompt",
+        ),
+        (json!({"force_task_id": "x".repeat(201)}), "force_task_id"),
     ] {
         let reply = worker.client.post(TXT2IMG, &star(fields));
         assert_eq!(reply.status, 422, "{name}: {}", reply.text());
@@ -101,6 +107,109 @@ fn errors_have_the_web_uis_form() {
         );
     }
     worker.assert_healthy();
+}
+
+#[test]
+fn errors_before_a_request_is_read_have_the_web_uis_form_too() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("keys"), "alice:key-of-alice\n").unwrap();
+    let flags = ["--api-key-file", "keys", "--max-body", "1 KiB"];
+    let worker = Worker::start(folder.path(), &flags);
+    let alice = worker.client.with("x-api-key", "key-of-alice");
+    let long = star(json!({"negative_prompt": "x".repeat(2000)}));
+    for (reply, status) in [
+        (worker.client.post(TXT2IMG, &star(json!({}))), 401),
+        (alice.get("/sdapi/v1/nowhere"), 404),
+        (alice.get(TXT2IMG), 405),
+        (alice.post(TXT2IMG, &long), 413),
+        (alice.post("/internal/progress", &long), 413),
+    ] {
+        let body = reply.json();
+        assert_eq!(reply.status, status, "{body}");
+        let is_text = |name: &str| body[name].is_string();
+        assert!(
+            ["error", "detail", "body", "errors"]
+                .into_iter()
+                .all(is_text),
+            "{status}: {body}"
+        );
+    }
+    assert_error(&alice.get("/nowhere"), 404, "not_found", None);
+}
+
+/// A white picture, 64 pixels high, in base64.
+fn png(width: u32) -> String {
+    let mut file = Cursor::new(vec![]);
+    image::RgbImage::from_pixel(width, 64, image::Rgb([255; 3]))
+        .write_to(&mut file, image::ImageFormat::Png)
+        .unwrap();
+    BASE64_STANDARD.encode(file.into_inner())
+}
+
+#[test]
+fn a_picture_beyond_the_limit_is_not_decoded() {
+    let (worker, _folder) = Worker::fresh(&["--max-pixels", "4096"]);
+    for (image, mask, field) in [
+        (png(72), None, "init_images"),
+        (png(72), Some(png(64)), "init_images"),
+        (png(64), Some(png(72)), "mask"),
+        // Without pixels: the header alone tells.
+        (png(72)[..80].to_owned(), Some(png(64)), "init_images"),
+    ] {
+        let body = star(json!({"init_images": [image], "mask": mask}));
+        let reply = worker.client.post("/sdapi/v1/img2img", &body);
+        assert_eq!(
+            (reply.status, &reply.json()["errors"]),
+            (422, &json!(field)),
+            "{}",
+            reply.text()
+        );
+        assert!(reply.text().contains("4096"), "{}", reply.text());
+    }
+    worker.assert_healthy();
+}
+
+#[test]
+fn a_reply_repeats_the_pictures_it_was_given_only_if_asked() {
+    let (worker, _folder) = Worker::fresh(&[]);
+    let picture = png(64);
+    for (asked, init_images, mask) in [
+        (json!(null), json!(null), json!(null)),
+        (json!(true), json!([&picture]), json!(&picture)),
+    ] {
+        let body = star(json!({
+            "init_images": [&picture], "mask": &picture, "include_init_images": asked,
+        }));
+        let reply = worker.client.post("/sdapi/v1/img2img", &body);
+        assert_eq!(reply.status, 200, "{}", reply.text());
+        let parameters = &reply.json()["parameters"];
+        assert_eq!(
+            (&parameters["init_images"], &parameters["mask"]),
+            (&init_images, &mask)
+        );
+        assert_eq!(parameters["seed"], 7);
+    }
+}
+
+#[test]
+fn options_of_a_request_stay_only_if_it_is_accepted() {
+    let (worker, _folder) = Worker::fresh(&[]);
+    let skipped =
+        || worker.client.get("/sdapi/v1/options").json()["CLIP_stop_at_last_layers"].clone();
+    let lasting = json!({
+        "override_settings": {"CLIP_stop_at_last_layers": 2},
+        "override_settings_restore_afterwards": false,
+    });
+    let mut refused = lasting.clone();
+    refused["width"] = json!(63);
+    let reply = worker.client.post(TXT2IMG, &star(refused));
+    assert_eq!(reply.status, 422, "{}", reply.text());
+    assert_eq!(skipped(), 1);
+    assert_eq!(
+        info(&worker.client.post(TXT2IMG, &star(lasting)))["clip_skip"],
+        2
+    );
+    assert_eq!(skipped(), 2);
 }
 
 #[test]
@@ -173,7 +282,7 @@ fn progress_follows_a_request_until_it_is_interrupted() {
 fn options_last_and_are_each_keys_own() {
     let folder = tempfile::tempdir().unwrap();
     let keys = folder.path().join("keys");
-    std::fs::write(&keys, "alice:alices-secret\nbob:bobs-secret\n").unwrap();
+    fs::write(&keys, "alice:alices-secret\nbob:bobs-secret\n").unwrap();
     let worker = Worker::start(folder.path(), &["--api-key-file", keys.to_str().unwrap()]);
     let client = |name: &str| {
         let pair = BASE64_STANDARD.encode(format!("anyone:{name}s-secret"));

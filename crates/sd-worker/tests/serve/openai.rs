@@ -250,6 +250,25 @@ fn forms_are_refused_by_part() {
 }
 
 #[test]
+fn a_picture_beyond_the_limit_is_not_decoded() {
+    let (worker, _folder) = Worker::fresh(&["--max-pixels", "4096"]);
+    let of = |width: u32| png(&RgbaImage::from_pixel(width, 64, image::Rgba([0; 4])));
+    let (fits, large) = (of(64), of(72));
+    for (files, param) in [
+        (vec![("image", &large[..])], "image"),
+        (vec![("image", &large[..]), ("mask", &large[..])], "image"),
+        (vec![("image", &fits[..]), ("mask", &large[..])], "mask"),
+        // Without pixels: the header alone tells.
+        (vec![("image", &large[..60])], "image"),
+    ] {
+        let reply = post_form(&worker.client, EDITS, &[("prompt", "x")], &files);
+        assert_error(&reply, 400, "invalid_value", Some(param));
+        assert!(reply.text().contains("4096"), "{}", reply.text());
+    }
+    worker.assert_healthy();
+}
+
+#[test]
 fn wrong_fields_are_400_and_an_unknown_model_is_404() {
     let (worker, _folder) = Worker::fresh(&[]);
     for (fields, code, param) in [

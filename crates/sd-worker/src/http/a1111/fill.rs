@@ -15,18 +15,17 @@ const ROUNDS: [(f64, usize); 5] = [(256.0, 1), (64.0, 1), (16.0, 2), (4.0, 4), (
 /// Fills what `mask_image` repaints of `init_image`. The mask is at most stretched to the picture's size.
 ///
 /// # Errors
-/// A picture cannot be read.
-pub(super) fn fill(request: &mut Request) -> Result<()> {
+/// A picture cannot be read or is too large.
+pub(super) fn fill(request: &mut Request, limits: &Limits) -> Result<()> {
     let (Some(picture), Some(mask)) = (&request.init_image, &request.mask_image) else {
         return Ok(());
     };
-    let limits = Limits::default();
     let picture = picture
-        .decode(&limits)
+        .decode(limits)
         .map_err(|error| ApiError::invalid("init_images", format!("init_images: {error}")))?
         .rgb;
     let wrong_mask = |error: sd_image::Error| ApiError::invalid("mask", format!("mask: {error}"));
-    let mut mask = luma(&mask.decode(&limits).map_err(wrong_mask)?.rgb);
+    let mut mask = luma(&mask.decode(limits).map_err(wrong_mask)?.rgb);
     if mask.dimensions() != picture.dimensions() {
         let (width, height) = picture.dimensions();
         mask = sd_image::resize(&mask, width, height, sd_image::Filter::Bilinear)
@@ -161,7 +160,7 @@ mod tests {
             })),
             ..Request::new("x")
         };
-        fill(&mut request).unwrap();
+        fill(&mut request, &Limits::default()).unwrap();
         let filled = request
             .init_image
             .unwrap()

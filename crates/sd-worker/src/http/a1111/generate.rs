@@ -16,9 +16,12 @@ use super::{
 };
 use crate::{
     http::{
-        ApiError, AppState, Client, JsonObject, Result,
+        AppState, Client, JsonObject, Result,
         attached::{Attached, read_fields, rename_param, submission},
+        field::label,
+        heavy::{by_length, heavy},
         routes::jobs::default_model,
+        submit::picture_limits,
     },
     jobs::{PreviewKind, Previews, Submission},
 };
@@ -69,11 +72,12 @@ pub(super) async fn txt2img(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     Extension(sessions): Extension<Sessions>,
-    JsonObject { fields: body, .. }: JsonObject,
+    body: JsonObject,
 ) -> Result<Json<Generated>> {
-    let fields: Fields = read_fields(body.clone())?;
-    let asked = fields.txt2img()?;
-    generate(state, client, sessions, fields, body, asked).await
+    let received = by_length(body.bytes.len(), move || {
+        Received::read(body, Fields::txt2img)
+    });
+    generate(state, client, sessions, received.await?).await
 }
 
 /// A picture changed by a prompt, whole or where a mask is white
@@ -90,14 +94,54 @@ pub(super) async fn img2img(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     Extension(sessions): Extension<Sessions>,
-    JsonObject { fields: body, .. }: JsonObject,
+    body: JsonObject,
 ) -> Result<Json<Generated>> {
-    let fields: Fields = read_fields(body.clone())?;
-    let asked = fields.img2img()?;
-    let asked = tokio::task::spawn_blocking(|| asked.filled())
-        .await
-        .map_err(|error| ApiError::internal(&error))??;
-    generate(state, client, sessions, fields, body, asked).await
+    let limits = picture_limits(&state.config);
+    let received = heavy(move || {
+        let Received {
+            fields,
+            parameters,
+            asked,
+        } = Received::read(body, Fields::img2img)?;
+        Ok(Received {
+            asked: asked.filled(&limits)?,
+            fields,
+            parameters,
+        })
+    });
+    generate(state, client, sessions, received.await?).await
+}
+
+/// A request as it was received. Of its pictures only `asked` has a copy, and `parameters` if the client wants them back:
+/// a request may wait for long.
+struct Received {
+    fields: Fields,
+    /// The request's fields for the reply.
+    parameters: Map<String, Value>,
+    asked: Asked,
+}
+
+impl Received {
+    /// # Errors
+    /// Names the field that is unsupported or wrong.
+    fn read(body: JsonObject, ask: fn(&Fields) -> Result<Asked>) -> Result<Self> {
+        let mut parameters = body.into_fields();
+        let mut fields: Fields = read_fields(parameters.clone())?;
+        let asked = ask(&fields)?;
+        (fields.init_images, fields.mask) = (None, None);
+        if fields.include_init_images != Some(true) {
+            for name in ["init_images", "mask"] {
+                if let Some(value) = parameters.get_mut(name) {
+                    *value = Value::Null;
+                }
+            }
+        }
+        Ok(Self {
+            fields,
+            parameters,
+            asked,
+        })
+    }
 }
 
 /// Makes a job of a request and answers with its pictures.
@@ -105,15 +149,17 @@ async fn generate(
     state: AppState,
     client: Client,
     sessions: Sessions,
-    fields: Fields,
-    mut body: Map<String, Value>,
-    asked: Asked,
+    received: Received,
 ) -> Result<Json<Generated>> {
-    let Asked {
-        mut request,
-        overrides,
-        ..
-    } = asked;
+    let Received {
+        fields,
+        parameters,
+        asked: Asked {
+            mut request,
+            overrides,
+            ..
+        },
+    } = received;
     let models = state.engine.models();
     let asked_model = overrides
         .model
@@ -130,7 +176,12 @@ async fn generate(
         Some(name) => name,
         None => default_model(&state)?,
     };
-    let task_name = fields.force_task_id.clone().filter(|name| !name.is_empty());
+    let task_name = fields
+        .force_task_id
+        .clone()
+        .filter(|name| !name.is_empty())
+        .map(|name| label("force_task_id", name))
+        .transpose()?;
     let labels = task_name
         .iter()
         .map(|name| ("force_task_id".to_owned(), name.clone()));
@@ -160,13 +211,6 @@ async fn generate(
     for image in finished.iter().flat_map(|job| &job.images) {
         pictures.push(attached.image(image.index).await?);
     }
-    if fields.include_init_images != Some(true) {
-        for name in ["init_images", "mask"] {
-            if let Some(value) = body.get_mut(name) {
-                *value = Value::Null;
-            }
-        }
-    }
     let job = finished.as_ref().unwrap_or(&attached.job);
     // The model's hash is known now, if it was not before.
     let models = state.engine.models();
@@ -180,7 +224,7 @@ async fn generate(
             .iter()
             .map(|file| BASE64_STANDARD.encode(file))
             .collect(),
-        parameters: Value::Object(body),
+        parameters: Value::Object(parameters),
         info: info.to_string(),
     }))
 }

@@ -13,8 +13,7 @@ use utoipa::{
     },
 };
 
-/// Longest part of a wrong value that an error repeats, in characters.
-const MAX_SHOWN: usize = 40;
+use crate::http::field::shown;
 
 /// A whole number.
 pub(super) fn integer<'de, D: Deserializer<'de>>(from: D) -> Result<Option<i64>, D::Error> {
@@ -139,7 +138,7 @@ fn read<'de, D: Deserializer<'de>, T>(
         return Ok(None);
     };
     parse(&value).map(Some).ok_or_else(|| {
-        let found: String = value.to_string().chars().take(MAX_SHOWN).collect();
+        let found = shown(&value.to_string());
         D::Error::custom(format!("got {found}, expected {expected}"))
     })
 }

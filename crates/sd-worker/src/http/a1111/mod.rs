@@ -19,6 +19,7 @@ mod sampler;
 mod session;
 
 use axum::{Extension, middleware::map_response};
+use sd_image::Limits;
 use sd_pipeline::Request;
 use serde_json::{Map, Value};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -71,5 +72,6 @@ pub(super) fn read_txt2img(fields: Map<String, Value>) -> Result<Request> {
 /// # Errors
 /// Names the field that is unsupported or wrong, or holds no picture.
 pub(super) fn read_img2img(fields: Map<String, Value>) -> Result<Request> {
-    Ok(read_fields::<Fields>(fields)?.img2img()?.filled()?.request)
+    let asked = read_fields::<Fields>(fields)?.img2img()?;
+    Ok(asked.filled(&Limits::default())?.request)
 }

@@ -3,14 +3,13 @@
 use axum::{Extension, Json, extract::State};
 use serde_json::{Map, Value, json};
 
-use super::{
-    error::Refusals,
-    request::{shown, unsupported},
-    session::Sessions,
-};
+use super::{error::Refusals, session::Sessions};
 use crate::{
     engine::ModelInfo,
-    http::{ApiError, AppState, Client, ErrorBody, JsonObject, Result},
+    http::{
+        ApiError, AppState, Client, ErrorBody, JsonObject, Result,
+        field::{shown, unsupported},
+    },
 };
 
 /// Digits of a model's short hash.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::{error::Refusals, infotext};
-use crate::http::{ApiError, JsonObject, Result, attached::read_fields};
+use crate::http::{ApiError, JsonObject, Result, attached::read_fields, heavy::by_length};
 
 /// A picture to read.
 #[derive(Deserialize, ToSchema)]
@@ -36,11 +36,14 @@ pub(in crate::http) struct PngInfo {
         Refusals,
     ),
 )]
-pub(super) async fn png_info(JsonObject { fields, .. }: JsonObject) -> Result<Json<PngInfo>> {
-    let body: PngInfoBody = read_fields(fields)?;
-    read_png(body.image.bytes())
-        .map(Json)
-        .ok_or_else(|| ApiError::invalid("image", "image: is no PNG file"))
+pub(super) async fn png_info(body: JsonObject) -> Result<Json<PngInfo>> {
+    by_length(body.bytes.len(), move || {
+        let body: PngInfoBody = read_fields(body.into_fields())?;
+        read_png(body.image.bytes())
+            .map(Json)
+            .ok_or_else(|| ApiError::invalid("image", "image: is no PNG file"))
+    })
+    .await
 }
 
 /// What a PNG file says of itself; `None` if it is none.

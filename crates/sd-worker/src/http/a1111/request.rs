@@ -2,8 +2,13 @@
 
 use sd_pipeline::{Hires, MaskPolarity, Picture, PromptWeighting, Request, ResizeMode, Upscaler};
 
+use sd_image::Limits;
+
 use super::{fields::Fields, fill, options::Overrides, sampler};
-use crate::http::{ApiError, Result, whole::whole};
+use crate::http::{
+    ApiError, Result,
+    field::{shown, unsupported, whole},
+};
 
 /// The web UI's `denoising_strength` when none is given.
 const STRENGTH: f64 = 0.75;
@@ -23,10 +28,10 @@ impl Asked {
     /// Fills the picture if that is asked for, which takes a while.
     ///
     /// # Errors
-    /// A picture cannot be read.
-    pub(super) fn filled(mut self) -> Result<Self> {
+    /// A picture cannot be read or is too large.
+    pub(super) fn filled(mut self, limits: &Limits) -> Result<Self> {
         if self.fill {
-            fill::fill(&mut self.request)?;
+            fill::fill(&mut self.request, limits)?;
         }
         Ok(self)
     }
@@ -384,14 +389,6 @@ fn none_but<T: PartialEq + std::fmt::Display>(
         }
         _ => Ok(()),
     }
-}
-
-pub(super) fn unsupported(field: &str, reason: &str) -> ApiError {
-    ApiError::unsupported(field, format!("{field}: {reason}"))
-}
-
-pub(super) fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 #[cfg(test)]

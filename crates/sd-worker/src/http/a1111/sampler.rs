@@ -3,7 +3,7 @@
 use sd_scheduler::{Entry, SigmaSchedule, SigmaSupport};
 use serde_json::{Map, Value, json};
 
-use crate::http::{ApiError, Result};
+use crate::http::{ApiError, Result, field::shown};
 
 /// The schedule type that the web UI's `Automatic` means for a sampler, by its table of samplers; the model's own
 /// otherwise.
@@ -84,10 +84,6 @@ fn joined(entry: &Entry, schedule: SigmaSchedule) -> String {
         SigmaSchedule::Default => entry.name.to_owned(),
         schedule => format!("{}_{schedule}", entry.name),
     }
-}
-
-fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 /// Sampler and schedule type of a job, as the web UI shows them apart: (`DPM++ 2M`, `Karras`).

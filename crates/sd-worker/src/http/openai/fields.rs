@@ -4,7 +4,11 @@ use sd_pipeline::{MaskPolarity, Picture, Request};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::http::{ApiError, Result, routes::images::Format, whole::whole};
+use crate::http::{
+    ApiError, Result,
+    field::{shown, unsupported, whole},
+    routes::images::Format,
+};
 
 /// Most pictures of one request, as in OpenAI's API.
 const MAX_PICTURES: i64 = 10;
@@ -299,11 +303,10 @@ impl Fields {
             if let Some(value) = value
                 && !accepted.contains(&value.as_str())
             {
-                let shown: String = value.chars().take(40).collect();
-                let accepted = accepted.join(" or ");
+                let (got, accepted) = (shown(value), accepted.join(" or "));
                 return Err(unsupported(
                     field,
-                    &format!("got {shown}, expected {accepted}; {reason}"),
+                    &format!("got {got}, expected {accepted}; {reason}"),
                 ));
             }
         }
@@ -320,16 +323,12 @@ fn size(text: &str) -> Result<Option<(usize, usize)>> {
         .split_once('x')
         .and_then(|(width, height)| Some((width.parse().ok()?, height.parse().ok()?)));
     parsed.map(Some).ok_or_else(|| {
-        let shown: String = text.chars().take(40).collect();
+        let got = shown(text);
         ApiError::invalid(
             "size",
-            format!("size: got {shown}, expected WIDTHxHEIGHT or auto"),
+            format!("size: got {got}, expected WIDTHxHEIGHT or auto"),
         )
     })
-}
-
-pub(super) fn unsupported(field: &str, reason: &str) -> ApiError {
-    ApiError::unsupported(field, format!("{field}: {reason}"))
 }
 
 #[cfg(test)]

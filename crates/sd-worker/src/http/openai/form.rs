@@ -18,8 +18,8 @@ use utoipa::{
     },
 };
 
-use super::fields::{Fields, Source, unsupported};
-use crate::http::{ApiError, Result, attached::read_fields};
+use super::fields::{Fields, Source};
+use crate::http::{ApiError, Result, attached::read_fields, field::unsupported};
 
 /// Fields that are no text; in a form everything is.
 const NUMBERS: [&str; 8] = [
@@ -129,19 +129,18 @@ impl Form {
     /// The pictures of an edit. Decodes both.
     ///
     /// # Errors
-    /// A picture cannot be read, the sizes differ, or the mask has no transparency.
-    pub(super) fn source(image: Picture, mask: Option<Picture>) -> Result<Source> {
-        let limits = Limits::default();
+    /// A picture cannot be read or is too large, the sizes differ, or the mask has no transparency.
+    pub(super) fn source(image: Picture, mask: Option<Picture>, limits: &Limits) -> Result<Source> {
         let wrong = |field: &'static str| {
             move |error: sd_image::Error| ApiError::invalid(field, format!("{field}: {error}"))
         };
-        let decoded = image.decode(&limits).map_err(wrong("image"))?;
+        let decoded = image.decode(limits).map_err(wrong("image"))?;
         let Some(mask) = mask else {
             let redrawn = decoded.alpha.is_some_and(|alpha| alpha.contains(&0));
             let mask = redrawn.then(|| image.clone());
             return Ok(Source { image, mask });
         };
-        let alpha = mask.decode(&limits).map_err(wrong("mask"))?.alpha;
+        let alpha = mask.decode(limits).map_err(wrong("mask"))?.alpha;
         let Some(alpha) = alpha else {
             return Err(ApiError::invalid(
                 "mask",
@@ -179,7 +178,7 @@ fn value(name: &str, text: String) -> Value {
 
 async fn picture(part: axum::extract::multipart::Field<'_>) -> Result<Picture> {
     let bytes = part.bytes().await.map_err(broken)?;
-    Ok(Picture::from_bytes(bytes.to_vec()))
+    Ok(Picture::from_bytes(&*bytes))
 }
 
 fn broken(error: MultipartError) -> ApiError {

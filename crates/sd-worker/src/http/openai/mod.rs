@@ -27,7 +27,10 @@ use self::{
 use super::{
     ApiError, AppState, Client, ErrorBody, EventFrame, JsonObject, Result,
     attached::{Attached, read_fields, rename_param, submission},
+    field::unsupported,
+    heavy::heavy,
     routes::jobs::{default_model, idempotency},
+    submit::picture_limits,
 };
 use crate::jobs::{PreviewKind, Previews, Submission};
 
@@ -115,9 +118,9 @@ async fn generations(
     State(state): State<AppState>,
     Extension(client): Extension<Client>,
     headers: HeaderMap,
-    JsonObject { fields, .. }: JsonObject,
+    body: JsonObject,
 ) -> Result<Response> {
-    let fields: Fields = read_fields(fields)?;
+    let fields: Fields = read_fields(body.into_fields())?;
     answer(
         state,
         client,
@@ -153,9 +156,8 @@ async fn edits(
         image,
         mask,
     } = Form::read(form).await?;
-    let source = tokio::task::spawn_blocking(move || Form::source(image, mask))
-        .await
-        .map_err(|error| ApiError::internal(&error))??;
+    let limits = picture_limits(&state.config);
+    let source = heavy(move || Form::source(image, mask, &limits)).await?;
     answer(state, client, headers, fields.edit(source)?, "image_edit").await
 }
 
@@ -182,7 +184,7 @@ async fn variations(
         mask,
     } = Form::read(form).await?;
     if mask.is_some() {
-        return Err(fields::unsupported("mask", "belongs to edits"));
+        return Err(unsupported("mask", "belongs to edits"));
     }
     answer(
         state,
@@ -219,7 +221,7 @@ async fn answer(
             kind: PreviewKind::Linear,
         });
     let submission = Submission {
-        idempotency: idempotency(&headers, &identity(&model, &request)?)?,
+        idempotency: idempotency(&headers, || identity(&model, &request))?,
         previews,
         ..submission(&client, model, request)
     };

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     http::{
-        ApiError, AppState, Client, ErrorBody, JsonObject, Path, Query, Result,
+        ApiError, AppState, Client, ErrorBody, JsonObject, Path, Query, Result, heavy::by_length,
         job_request::JobRequest, submit::submit,
     },
     jobs::{self, Filter, Idempotency, JobId, MAX_PAGE, Operation, State as JobState, Submission},
@@ -275,8 +275,12 @@ pub(super) async fn create(
     headers: HeaderMap,
     body: JsonObject,
 ) -> Result<impl IntoResponse> {
-    let idempotency = idempotency(&headers, &body.bytes)?;
-    let job = JobRequest::read(body.fields)?;
+    let (idempotency, job) = by_length(body.bytes.len(), move || {
+        let JsonObject { fields, bytes } = body;
+        let idempotency = idempotency(&headers, || Ok(bytes))?;
+        Ok((idempotency, JobRequest::read(fields)?))
+    })
+    .await?;
     let submission = Submission {
         operation: job.operation,
         model: match job.model {
@@ -335,11 +339,14 @@ pub(crate) fn default_model(state: &AppState) -> Result<String> {
         })
 }
 
-/// The `Idempotency-Key` of a request; `body` is what must be the same when it is repeated.
+/// The `Idempotency-Key` of a request, if it has one; `body` is then what must be the same when it is repeated.
 ///
 /// # Errors
 /// 422: it is too long or has other than visible ASCII characters.
-pub(crate) fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Idempotency>> {
+pub(crate) fn idempotency<B: AsRef<[u8]>>(
+    headers: &HeaderMap,
+    body: impl FnOnce() -> Result<B>,
+) -> Result<Option<Idempotency>> {
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };
@@ -357,7 +364,7 @@ pub(crate) fn idempotency(headers: &HeaderMap, body: &[u8]) -> Result<Option<Ide
         })?;
     Ok(Some(Idempotency {
         key: key.to_owned(),
-        body_sha256: Sha256::digest(body).into(),
+        body_sha256: Sha256::digest(body()?).into(),
     }))
 }
 
