@@ -1,11 +1,18 @@
 //! Who may use the worker, and from where.
 
-use std::fs;
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{assert_error, star, worker::Worker};
+use crate::{
+    assert_error, star,
+    worker::{PATIENCE, Worker},
+};
 
 const KEYS: &str = "alice:key-of-alice\nbob:key-of-bob\n";
 
@@ -69,7 +76,7 @@ fn clients_do_not_see_each_others_jobs() {
     let (worker, _folder) = with_keys(&[]);
     let alice = worker.client.with("x-api-key", "key-of-alice");
     let bob = worker.client.with("x-api-key", "key-of-bob");
-    let job = alice.post("/v1/jobs", &star(1)).json();
+    let job = alice.post("/v1/jobs", &star(900)).json();
     let path = format!("/v1/jobs/{}", job["job_id"].as_str().unwrap());
     assert_eq!(alice.get(&path).status, 200);
     for path in [
@@ -79,7 +86,23 @@ fn clients_do_not_see_each_others_jobs() {
     ] {
         assert_error(&bob.get(&path), 404, "not_found", Some("job_id"));
     }
+    let step = || {
+        alice.get(&path).json()["progress"]["step"]
+            .as_u64()
+            .unwrap()
+    };
+    let until = |least: u64| {
+        let start = Instant::now();
+        while step() < least {
+            assert!(start.elapsed() < PATIENCE, "{}", worker.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+    };
+    until(1);
     assert_eq!(bob.delete(&path).status, 404);
+    // It is not cancelled: it goes on beyond the step at which a cancelled job stops.
+    until(step() + 3);
+    assert_eq!(alice.get(&path).json()["status"], "running");
     assert_eq!(
         bob.get("/v1/jobs").json()["jobs"].as_array().unwrap().len(),
         0
@@ -91,6 +114,7 @@ fn clients_do_not_see_each_others_jobs() {
             .len(),
         1
     );
+    assert_eq!(alice.delete(&path).json()["status"], "cancelled");
 }
 
 #[test]
@@ -172,11 +196,35 @@ fn origins_and_hosts_can_be_allowed() {
 
 #[test]
 fn prompts_are_not_in_the_log() {
-    let (worker, _folder) = Worker::fresh(&[]);
-    let mut job = star(1);
-    job["prompt"] = "a very private wish".into();
-    worker.finished(&worker.submit(&job));
-    job["prompt"] = serde_json::json!(["a very private wish"]);
-    assert_eq!(worker.client.post("/v1/jobs", &job).status, 422);
-    assert!(!worker.log().contains("private wish"), "{}", worker.log());
+    let (mut worker, _folder) = Worker::fresh(&[]);
+    let wish = "a very private wish";
+    let job =
+        |prompt: Value| json!({"operation": "image_generation", "prompt": prompt, "steps": 1});
+    worker.finished(&worker.submit(&job(json!(wish))));
+    let openai = |prompt: Value| json!({"prompt": prompt, "steps": 1});
+    let a1111 = |prompt: Value| json!({"prompt": prompt, "steps": 1, "negative_prompt": wish});
+    // Of a wrong type, and refused for what is in it or around it.
+    let long = format!("{wish}{}", "x".repeat(64 << 10));
+    for (path, body, status) in [
+        ("/v1/jobs", job(json!([wish])), 422),
+        ("/v1/jobs", job(json!(long)), 422),
+        ("/v1/images/generations", openai(json!(wish)), 200),
+        ("/v1/images/generations", openai(json!([wish])), 400),
+        ("/v1/images/generations", openai(json!(long)), 400),
+        ("/sdapi/v1/txt2img", a1111(json!(wish)), 200),
+        ("/sdapi/v1/txt2img", a1111(json!([wish])), 422),
+        ("/sdapi/v1/txt2img", a1111(json!(long)), 422),
+        (
+            "/sdapi/v1/txt2img",
+            a1111(json!(format!("{wish} <lora:x:1>"))),
+            422,
+        ),
+    ] {
+        let reply = worker.client.post(path, &body);
+        assert_eq!(reply.status, status, "{path}: {}", reply.text());
+    }
+    worker.signal("TERM");
+    worker.ended(PATIENCE);
+    let log = worker.whole_log();
+    assert!(!log.contains("private wish"), "{log}");
 }

@@ -92,6 +92,7 @@ fn jobs_that_cannot_be_are_refused_by_field() {
     let whole = png(64, 64);
     let truncated_png = BASE64_STANDARD.encode(&BASE64_STANDARD.decode(&whole).unwrap()[..60]);
     let long = "x".repeat(300);
+    let too_long = "x".repeat((64 << 10) + 1);
     let cases: Vec<(Value, &str)> = vec![
         // What is missing or not there at all.
         (without("operation"), "operation"),
@@ -155,6 +156,16 @@ fn jobs_that_cannot_be_are_refused_by_field() {
         (with("previews", json!({"every": 0})), "previews"),
         (with("previews", json!({"kind": "huge"})), "previews"),
         (with("hive_id", long.as_str()), "hive_id"),
+        (with("prompt", too_long.as_str()), "prompt"),
+        (
+            with("negative_prompt", too_long.as_str()),
+            "negative_prompt",
+        ),
+        (with("prompt_2", too_long.as_str()), "prompt_2"),
+        (
+            with("negative_prompt_2", too_long.as_str()),
+            "negative_prompt_2",
+        ),
         (with("callback_url", "http://127.0.0.1/"), "callback_url"),
         (with("loras", json!([{"path": "/etc/passwd"}])), "loras"),
         // Pictures and masks.

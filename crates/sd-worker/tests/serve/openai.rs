@@ -278,6 +278,11 @@ fn wrong_fields_are_400_and_an_unknown_model_is_404() {
             "quality",
         ),
         (json!({"sede": 3}), "unsupported_parameter", "sede"),
+        (
+            json!({"prompt": "x".repeat((64 << 10) + 1)}),
+            "invalid_value",
+            "prompt",
+        ),
         (json!({"n": 11}), "invalid_value", "n"),
         (json!({"n": "many"}), "invalid_value", "n"),
         (json!({"size": "63x64"}), "invalid_value", "size"),
