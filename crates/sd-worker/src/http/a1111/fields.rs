@@ -206,6 +206,10 @@ pub(super) struct Fields {
     #[serde(deserialize_with = "lax::number")]
     #[schema(value_type = lax::Number)]
     pub initial_noise_multiplier: Option<f64>,
+    /// Only 1.5, the web UI's default.
+    #[serde(deserialize_with = "lax::number")]
+    #[schema(value_type = lax::Number)]
+    pub image_cfg_scale: Option<f64>,
     /// true: `parameters` of the reply repeats the pictures.
     #[serde(deserialize_with = "lax::boolean")]
     #[schema(value_type = lax::Boolean)]

@@ -324,6 +324,7 @@ impl Fields {
                 return Err(unsupported(field, "this worker has no such feature"));
             }
         }
+        none_but("image_cfg_scale", self.image_cfg_scale, 1.5)?;
         none_but("s_churn", self.s_churn, 0.0)?;
         none_but("s_noise", self.s_noise, 1.0)?;
         none_but("s_min_uncond", self.s_min_uncond, 0.0)?;

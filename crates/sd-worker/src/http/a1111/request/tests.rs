@@ -133,7 +133,6 @@ fn a_second_pass_is_described_whole() {
 
 #[test]
 fn img2img_changes_a_picture() {
-    // `image_cfg_scale` is for InstructPix2Pix models only; the client sends it with every picture.
     let changes = json!({
         "resize_mode": 1, "denoising_strength": null, "image_cfg_scale": 1.5, "mask_round": true, "latent_mask": null,
     });
@@ -247,6 +246,7 @@ fn what_would_change_the_picture_is_refused_by_name() {
         (json!({"init_images": ["%%%"]}), "init_images"),
         (json!({"resize_mode": 3}), "resize_mode"),
         (json!({"mask_round": false}), "mask_round"),
+        (json!({"image_cfg_scale": 2}), "image_cfg_scale"),
         (json!({"latent_mask": PICTURE}), "latent_mask"),
         (
             json!({"initial_noise_multiplier": 1.1}),
