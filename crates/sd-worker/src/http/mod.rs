@@ -75,6 +75,7 @@ pub fn app(state: AppState) -> Router {
         .layer(cors)
         .layer(from_fn_with_state(state.clone(), guard::check))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn(a1111::web_ui_errors))
         .layer(from_fn(observe::observe))
         .with_state(state)
 }

@@ -2,13 +2,15 @@
 
 use axum::{
     Json,
+    extract::Request,
     http::header,
+    middleware::Next,
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
 use utoipa::{IntoResponses, ToSchema};
 
-use crate::http::{ApiError, ErrorBody};
+use crate::http::ApiError;
 
 /// The body of every error.
 #[derive(Serialize, ToSchema)]
@@ -33,13 +35,13 @@ pub(super) enum Refusals {
     NotJson(WebUiError),
     /// No or a wrong key
     #[response(status = 401)]
-    Unauthorized(ErrorBody),
+    Unauthorized(WebUiError),
     /// The body came too slowly
     #[response(status = 408)]
-    TooSlow(ErrorBody),
+    TooSlow(WebUiError),
     /// The body is too long
     #[response(status = 413)]
-    TooLong(ErrorBody),
+    TooLong(WebUiError),
     /// Not `application/json`
     #[response(status = 415)]
     NoJsonType(WebUiError),
@@ -57,8 +59,19 @@ pub(super) enum Refusals {
     Unavailable(WebUiError),
 }
 
-/// Errors in the web UI's form.
-pub(super) async fn as_web_ui_error(response: Response) -> Response {
+/// Layer: errors in the web UI's form under the web UI's paths, also those of the layers within.
+pub(in crate::http) async fn web_ui_errors(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let is_web_uis = path.starts_with("/sdapi/") || path.starts_with("/internal/");
+    let response = next.run(request).await;
+    if is_web_uis {
+        as_web_ui_error(response)
+    } else {
+        response
+    }
+}
+
+fn as_web_ui_error(response: Response) -> Response {
     let Some(error) = response.extensions().get::<ApiError>().cloned() else {
         return response;
     };

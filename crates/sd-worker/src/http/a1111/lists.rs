@@ -6,14 +6,12 @@ use axum::{Json, extract::State};
 use serde_json::{Value, json};
 
 use super::{
+    error::WebUiError,
     options::{short_hash, title},
     request::UPSCALERS,
     sampler,
 };
-use crate::{
-    engine::ModelInfo,
-    http::{AppState, ErrorBody},
-};
+use crate::{engine::ModelInfo, http::AppState};
 
 /// Bytes of a page of `/proc/self/statm` where the kernel has the usual ones.
 const PAGE: u64 = 4096;
@@ -26,7 +24,7 @@ macro_rules! lists {
             get, path = $path, tag = "a1111",
             responses(
                 (status = 200, description = "What there is", body = Value),
-                (status = 401, description = "No or a wrong key", body = ErrorBody),
+                (status = 401, description = "No or a wrong key", body = WebUiError),
             ),
         )]
         pub(super) async fn $name(State($state): State<AppState>) -> Json<Value> {
@@ -73,7 +71,7 @@ lists! {
     post, path = "/sdapi/v1/refresh-checkpoints", tag = "a1111",
     responses(
         (status = 200, description = "Done", body = Value),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
+        (status = 401, description = "No or a wrong key", body = WebUiError),
     ),
 )]
 pub(super) async fn refresh_checkpoints() -> Json<Value> {

@@ -18,13 +18,13 @@ mod request;
 mod sampler;
 mod session;
 
-use axum::{Extension, middleware::map_response};
+use axum::Extension;
 use sd_image::Limits;
 use sd_pipeline::Request;
 use serde_json::{Map, Value};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub(super) use self::png_info::read_png;
+pub(super) use self::{error::web_ui_errors, png_info::read_png};
 use self::{fields::Fields, session::Sessions};
 use super::{AppState, Result, attached::read_fields};
 
@@ -56,7 +56,6 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         .routes(routes!(lists::memory))
         .routes(routes!(lists::refresh_checkpoints))
         .layer(Extension(Sessions::default()))
-        .layer(map_response(error::as_web_ui_error))
 }
 
 /// The request in the fields of `txt2img`.

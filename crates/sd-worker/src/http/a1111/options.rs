@@ -3,11 +3,14 @@
 use axum::{Extension, Json, extract::State};
 use serde_json::{Map, Value, json};
 
-use super::{error::Refusals, session::Sessions};
+use super::{
+    error::{Refusals, WebUiError},
+    session::Sessions,
+};
 use crate::{
     engine::ModelInfo,
     http::{
-        ApiError, AppState, Client, ErrorBody, JsonObject, Result,
+        ApiError, AppState, Client, JsonObject, Result,
         field::{shown, unsupported},
     },
 };
@@ -165,7 +168,7 @@ pub(super) fn model_name(field: &str, text: &str, models: &[ModelInfo]) -> Resul
     get, path = "/sdapi/v1/options", tag = "a1111",
     responses(
         (status = 200, description = "Options by name", body = Value),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
+        (status = 401, description = "No or a wrong key", body = WebUiError),
     ),
 )]
 pub(super) async fn get_options(

@@ -13,7 +13,7 @@ use super::{
     session::{Sessions, Task},
 };
 use crate::{
-    http::{AppState, Client, ErrorBody, JsonObject, Query, Result, attached::read_fields},
+    http::{AppState, Client, JsonObject, Query, Result, attached::read_fields},
     jobs::{Job, State as JobState},
 };
 
@@ -72,7 +72,7 @@ pub(super) struct ProgressState {
     get, path = "/sdapi/v1/progress", tag = "a1111",
     responses(
         (status = 200, description = "Progress, 0 if nothing is under way", body = Progress),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
+        (status = 401, description = "No or a wrong key", body = WebUiError),
         (status = 422, description = "A parameter is wrong", body = WebUiError),
     ),
 )]
@@ -215,7 +215,7 @@ pub(super) async fn task_progress(
     post, path = "/sdapi/v1/interrupt", tag = "a1111",
     responses(
         (status = 200, description = "Done, also if nothing was under way", body = Value),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
+        (status = 401, description = "No or a wrong key", body = WebUiError),
     ),
 )]
 pub(super) async fn interrupt(
@@ -236,7 +236,7 @@ pub(super) async fn interrupt(
     post, path = "/sdapi/v1/skip", tag = "a1111",
     responses(
         (status = 200, description = "Done, also if nothing was under way", body = Value),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
+        (status = 401, description = "No or a wrong key", body = WebUiError),
     ),
 )]
 pub(super) async fn skip(
