@@ -43,3 +43,37 @@ pub(super) async fn by_length<T: Send + 'static>(
         work()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        thread,
+        time::Duration,
+    };
+
+    use futures_util::future::join_all;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn heavy_work_is_done_in_two_places() {
+        static BUSY: AtomicUsize = AtomicUsize::new(0);
+        let work = || {
+            let busy = BUSY.fetch_add(1, Ordering::SeqCst) + 1;
+            thread::sleep(Duration::from_millis(20));
+            BUSY.fetch_sub(1, Ordering::SeqCst);
+            Ok(busy)
+        };
+        let most = join_all((0..6).map(|_| heavy(work))).await;
+        assert_eq!(most.into_iter().map(Result::unwrap).max(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn work_that_panics_is_a_failure_and_leaves_its_place() {
+        for _ in 0..3 {
+            let error = heavy(|| -> Result<()> { panic!("on purpose") }).await;
+            assert_eq!(error.unwrap_err().status, 500);
+        }
+    }
+}

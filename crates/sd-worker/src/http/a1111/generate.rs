@@ -221,7 +221,7 @@ async fn generate(
     }
     Ok(Json(Generated {
         images: pictures
-            .iter()
+            .into_iter()
             .map(|file| BASE64_STANDARD.encode(file))
             .collect(),
         parameters: Value::Object(parameters),

@@ -3,7 +3,7 @@
 use image::{ImageFormat, imageops::FilterType};
 
 use super::fields::Reply;
-use crate::http::{ApiError, Result, routes::images};
+use crate::http::{ApiError, Result, heavy::heavy, routes::images};
 
 /// A picture of the worker as the client wants it. PNG stays as it is, with its description.
 ///
@@ -22,15 +22,12 @@ pub(super) async fn encode_preview(
     (width, height): (u32, u32),
     reply: Reply,
 ) -> Result<Vec<u8>> {
-    let work = move || {
+    let work = move || -> image::ImageResult<_> {
         let mut preview = image::load_from_memory_with_format(&png, ImageFormat::Png)?.into_rgb8();
         if preview.dimensions() != (width, height) {
             preview = image::imageops::resize(&preview, width, height, FilterType::Triangle);
         }
         images::written(&preview, reply.format.into(), reply.jpeg_quality)
     };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| ApiError::internal(&error))?
-        .map_err(|error| ApiError::internal(&error))
+    heavy(move || work().map_err(|error| ApiError::internal(&error))).await
 }

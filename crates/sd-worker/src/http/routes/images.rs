@@ -10,7 +10,7 @@ use axum::{
 };
 
 use super::jobs::find;
-use crate::http::{ApiError, AppState, Client, ErrorBody, Path, Result, accept};
+use crate::http::{ApiError, AppState, Client, ErrorBody, Path, Result, accept, heavy::heavy};
 
 /// Quality of JPEG files where the client has no say, of 100.
 const JPEG_QUALITY: u8 = 92;
@@ -137,10 +137,8 @@ pub(crate) async fn encode(png: Vec<u8>, format: Format, jpeg_quality: u8) -> Re
     if format == Format::Png {
         return Ok(png);
     }
-    tokio::task::spawn_blocking(move || transcode(&png, format, jpeg_quality))
+    heavy(move || transcode(&png, format, jpeg_quality).map_err(|error| ApiError::internal(&error)))
         .await
-        .map_err(|error| ApiError::internal(&error))?
-        .map_err(|error| ApiError::internal(&error))
 }
 
 fn transcode(png: &[u8], format: Format, jpeg_quality: u8) -> image::ImageResult<Vec<u8>> {
