@@ -8,7 +8,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 
 /// [`std::result::Result`] with [`ApiError`].
 pub type Result<T, E = ApiError> = std::result::Result<T, E>;
@@ -38,6 +38,42 @@ pub struct ApiError {
 pub struct ErrorBody {
     /// The error.
     pub error: ErrorDetail,
+}
+
+/// What any route that makes a job may refuse with.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes responses for the documentation")]
+pub(super) enum Refusals {
+    /// Not JSON; in OpenAI's API also a field that is missing, unknown, unsupported or wrong
+    #[response(status = 400)]
+    BadRequest(ErrorBody),
+    /// No or a wrong key
+    #[response(status = 401)]
+    Unauthorized(ErrorBody),
+    /// There is no such model
+    #[response(status = 404)]
+    NoModel(ErrorBody),
+    /// The body came too slowly
+    #[response(status = 408)]
+    TooSlow(ErrorBody),
+    /// The idempotency key was used for another request, or the job was cancelled
+    #[response(status = 409)]
+    Conflict(ErrorBody),
+    /// The body is too long
+    #[response(status = 413)]
+    TooLong(ErrorBody),
+    /// The body is of another type
+    #[response(status = 415)]
+    OtherType(ErrorBody),
+    /// The queue is full
+    #[response(status = 429, headers(("Retry-After" = u64, description = "Seconds to wait.")))]
+    QueueFull(ErrorBody),
+    /// The worker or the job failed
+    #[response(status = 500)]
+    Failed(ErrorBody),
+    /// The worker is ending, or out of memory or space
+    #[response(status = 503, headers(("Retry-After" = u64, description = "Seconds to wait.")))]
+    Unavailable(ErrorBody),
 }
 
 /// The error of an [`ErrorBody`].

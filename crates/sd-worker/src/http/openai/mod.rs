@@ -16,7 +16,6 @@ use axum::{
 };
 use sd_pipeline::Request;
 use serde_json::{Map, Value};
-use utoipa::IntoResponses;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use self::{
@@ -25,10 +24,11 @@ use self::{
     reply::ImagesResponse,
 };
 use super::{
-    ApiError, AppState, Client, ErrorBody, EventFrame, JsonObject, Result,
+    ApiError, AppState, Client, EventFrame, JsonObject, Result,
     attached::{Attached, read_fields, rename_param, submission},
+    error::Refusals,
     field::unsupported,
-    heavy::heavy,
+    heavy::{by_length, heavy},
     routes::jobs::{default_model, idempotency},
     submit::picture_limits,
 };
@@ -55,42 +55,6 @@ pub(super) fn routes() -> OpenApiRouter<AppState> {
         // The length of a body is checked before it gets here.
         .layer(DefaultBodyLimit::disable())
         .layer(map_response(as_bad_request))
-}
-
-/// What any of the endpoints may refuse with.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "describes responses for the documentation")]
-enum Refusals {
-    /// A field is missing, unknown, unsupported or wrong
-    #[response(status = 400)]
-    BadRequest(ErrorBody),
-    /// No or a wrong key
-    #[response(status = 401)]
-    Unauthorized(ErrorBody),
-    /// There is no such model
-    #[response(status = 404)]
-    NoModel(ErrorBody),
-    /// The body came too slowly
-    #[response(status = 408)]
-    TooSlow(ErrorBody),
-    /// The idempotency key was used for another request, or the job was cancelled
-    #[response(status = 409)]
-    Conflict(ErrorBody),
-    /// The body is too long
-    #[response(status = 413)]
-    TooLong(ErrorBody),
-    /// The body is of another type
-    #[response(status = 415)]
-    OtherType(ErrorBody),
-    /// The queue is full
-    #[response(status = 429)]
-    QueueFull(ErrorBody),
-    /// The job failed
-    #[response(status = 500)]
-    Failed(ErrorBody),
-    /// The worker is ending, or out of memory or space
-    #[response(status = 503)]
-    Unavailable(ErrorBody),
 }
 
 /// The request in the fields of a generation.
@@ -220,8 +184,18 @@ async fn answer(
             every: reply::preview_interval(wanted, steps(&state, &model, &request)),
             kind: PreviewKind::Linear,
         });
+    let length = [&request.init_image, &request.mask_image]
+        .into_iter()
+        .flatten()
+        .map(|picture| picture.bytes().len())
+        .sum();
+    let (idempotency, headers, model, request) = by_length(length, move || {
+        let idempotency = idempotency(&headers, || identity(&model, &request))?;
+        Ok((idempotency, headers, model, request))
+    })
+    .await?;
     let submission = Submission {
-        idempotency: idempotency(&headers, || identity(&model, &request))?,
+        idempotency,
         previews,
         ..submission(&client, model, request)
     };

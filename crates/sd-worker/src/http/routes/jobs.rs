@@ -16,8 +16,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::{
     http::{
-        ApiError, AppState, Client, ErrorBody, JsonObject, Path, Query, Result, heavy::by_length,
-        job_request::JobRequest, submit::submit,
+        ApiError, AppState, Client, ErrorBody, JsonObject, Path, Query, Result, error::Refusals,
+        heavy::by_length, job_request::JobRequest, submit::submit,
     },
     jobs::{self, Filter, Idempotency, JobId, MAX_PAGE, Operation, State as JobState, Submission},
 };
@@ -257,16 +257,8 @@ pub(super) struct ListQuery {
         (status = 202, description = "Accepted", body = Accepted, headers(
             ("Location" = String, description = "Where the job is."),
             ("Idempotent-Replayed" = String, description = "`true` if it was accepted before."))),
-        (status = 400, description = "Not JSON", body = ErrorBody),
-        (status = 401, description = "No or a wrong key", body = ErrorBody),
-        (status = 404, description = "No such model", body = ErrorBody),
-        (status = 408, description = "The body came too slowly", body = ErrorBody),
-        (status = 409, description = "The idempotency key was used with another body", body = ErrorBody),
-        (status = 413, description = "The body is too long", body = ErrorBody),
-        (status = 415, description = "Not `application/json`", body = ErrorBody),
         (status = 422, description = "A field is unknown or has a wrong value", body = ErrorBody),
-        (status = 429, description = "The queue is full", body = ErrorBody, headers(("Retry-After" = u64, description = "Seconds to wait."))),
-        (status = 503, description = "Shutting down, or no space left", body = ErrorBody, headers(("Retry-After" = u64, description = "Seconds to wait."))),
+        Refusals,
     ),
 )]
 pub(super) async fn create(
