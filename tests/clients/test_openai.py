@@ -84,6 +84,7 @@ def test_events_show_the_picture_as_it_comes(client):
     assert all(decoded(file).size == (64, 64) for file in files)
     whole = client.images.generate(prompt=PROMPT, size="64x64", extra_body=FAST | {"num_inference_steps": 8})
     assert completed.b64_json == whole.data[0].b64_json
+    assert completed.usage.total_tokens == 0
 
 
 def test_an_edit_repaints_what_is_transparent(client):

@@ -150,6 +150,10 @@ fn a_stream_has_its_previews_and_the_same_picture() {
         );
         assert_eq!(decoded(&data["b64_json"]).dimensions(), (64, 64));
         assert_eq!(data["size"], "64x64");
+        assert_eq!(
+            data["usage"]["total_tokens"].as_u64(),
+            (index == 2).then_some(0)
+        );
     }
     assert_ne!(events[0].1["b64_json"], events[1].1["b64_json"]);
     let whole = worker

@@ -28,7 +28,7 @@ use crate::{
     jobs::{Event, Job},
 };
 
-/// The reply to every request without `stream`. The pictures' tokens are not counted, so there is no `usage`.
+/// The reply to every request without `stream`. There are no tokens to bill, so it has no `usage`, which clients do not require.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ImagesResponse {
     /// Seconds since 1970.
@@ -84,6 +84,26 @@ pub(super) struct ImageEvent {
     /// The seed that makes the picture again.
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// Of completed pictures.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+/// Tokens to bill, which clients require of a completed picture's event. Always 0.
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = OpenAiUsage)]
+struct Usage {
+    input_tokens: u64,
+    input_tokens_details: UsageDetails,
+    output_tokens: u64,
+    total_tokens: u64,
+}
+
+#[derive(Default, Serialize, ToSchema)]
+#[schema(as = OpenAiUsageDetails)]
+struct UsageDetails {
+    image_tokens: u64,
+    text_tokens: u64,
 }
 
 /// Waits for the pictures and sends them in one reply.
@@ -208,6 +228,7 @@ impl Sender {
             let file = encode(attached.image(image.index).await?, self.reply).await?;
             let event = ImageEvent {
                 seed: Some(image.seed),
+                usage: Some(Usage::default()),
                 ..self.event("completed", &file, size(job))
             };
             self.push(event)?;
@@ -226,6 +247,7 @@ impl Sender {
             quality: "auto",
             size,
             seed: None,
+            usage: None,
         }
     }
 
