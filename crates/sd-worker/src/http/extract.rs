@@ -12,11 +12,8 @@ use super::{ApiError, Result, heavy::by_length};
 /// Values in a JSON body, nested ones too. Each takes many times its length in memory, and no request needs so many.
 const MAX_VALUES: usize = 10_000;
 
-/// A JSON body. 415 for another content type, 400 for what is not JSON, 422 for JSON that does not fit, naming the field.
-#[derive(Clone, Copy, Debug)]
-pub struct Json<T>(pub T);
-
-/// A JSON object as it is, with the bytes it was read from.
+/// A JSON object as it is, with the bytes it was read from. 415 for another content type, 400 for what is not JSON, 422 for
+/// JSON that is no object, 413 for one of too many values.
 #[derive(Clone, Debug)]
 pub struct JsonObject {
     /// The object.
@@ -40,22 +37,20 @@ impl JsonObject {
     }
 }
 
-impl<T: DeserializeOwned + Send + 'static, S: Send + Sync> FromRequest<S> for Json<T> {
-    type Rejection = ApiError;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self> {
-        let bytes = json_bytes(request, state).await?;
-        by_length(bytes.len(), move || read(&bytes)).await.map(Self)
-    }
-}
-
 impl<S: Send + Sync> FromRequest<S> for JsonObject {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self> {
         let bytes = json_bytes(request, state).await?;
         by_length(bytes.len(), move || {
-            match serde_json::from_slice(limited(&bytes)?).map_err(|error| bad_json(&error))? {
+            if num_values(&bytes) > MAX_VALUES {
+                return Err(ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "body_too_large",
+                    format!("the body may have at most {MAX_VALUES} values"),
+                ));
+            }
+            match serde_json::from_slice(&bytes).map_err(|error| bad_json(&error))? {
                 Value::Object(fields) => Ok(Self { fields, bytes }),
                 _ => Err(ApiError::new(
                     StatusCode::UNPROCESSABLE_ENTITY,
@@ -66,41 +61,6 @@ impl<S: Send + Sync> FromRequest<S> for JsonObject {
         })
         .await
     }
-}
-
-fn read<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let mut json = serde_json::Deserializer::from_slice(limited(bytes)?);
-    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
-        let path = error.path().to_string();
-        let source = error.into_inner();
-        if source.is_data() {
-            let field = unknown_field(&source.to_string()).unwrap_or(path);
-            match field.as_str() {
-                "." => ApiError::new(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "invalid_value",
-                    source.to_string(),
-                ),
-                field => ApiError::invalid(field, format!("{field}: {source}")),
-            }
-        } else {
-            bad_json(&source)
-        }
-    })?;
-    json.end().map_err(|error| bad_json(&error))?;
-    Ok(value)
-}
-
-/// The JSON text, unless it has too many values.
-fn limited(json: &[u8]) -> Result<&[u8]> {
-    if num_values(json) > MAX_VALUES {
-        return Err(ApiError::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            "body_too_large",
-            format!("the body may have at most {MAX_VALUES} values"),
-        ));
-    }
-    Ok(json)
 }
 
 async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<axum::body::Bytes> {

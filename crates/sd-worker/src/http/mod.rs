@@ -40,7 +40,7 @@ pub use auth::{Client, Keys};
 pub(crate) use error::chain;
 pub use error::{ApiError, ErrorBody, ErrorDetail, Result};
 pub(crate) use event_frame::EventFrame;
-pub use extract::{Json, JsonObject, Path, Query};
+pub use extract::{JsonObject, Path, Query};
 pub use listener::serve;
 pub use routes::jobs::json as job_json;
 pub use submit::submit;
