@@ -1,6 +1,6 @@
 //! The web UI's API, byte by byte; a client from PyPI is in `tests/clients`.
 
-use std::{fs, io::Cursor, thread, time::Instant};
+use std::{fs, thread, time::Instant};
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::{
     assert_error,
     client::Reply,
+    png,
     worker::{PATIENCE, Worker},
 };
 
@@ -137,24 +138,19 @@ fn errors_before_a_request_is_read_have_the_web_uis_form_too() {
     assert_error(&alice.get("/nowhere"), 404, "not_found", None);
 }
 
-/// A white picture, 64 pixels high, in base64.
-fn png(width: u32) -> String {
-    let mut file = Cursor::new(vec![]);
-    image::RgbImage::from_pixel(width, 64, image::Rgb([255; 3]))
-        .write_to(&mut file, image::ImageFormat::Png)
-        .unwrap();
-    BASE64_STANDARD.encode(file.into_inner())
-}
-
 #[test]
 fn a_picture_beyond_the_limit_is_not_decoded() {
     let (worker, _folder) = Worker::fresh(&["--max-pixels", "4096"]);
     for (image, mask, field) in [
-        (png(72), None, "init_images"),
-        (png(72), Some(png(64)), "init_images"),
-        (png(64), Some(png(72)), "mask"),
+        (png(72, 64), None, "init_images"),
+        (png(72, 64), Some(png(64, 64)), "init_images"),
+        (png(64, 64), Some(png(72, 64)), "mask"),
         // Without pixels: the header alone tells.
-        (png(72)[..80].to_owned(), Some(png(64)), "init_images"),
+        (
+            png(72, 64)[..80].to_owned(),
+            Some(png(64, 64)),
+            "init_images",
+        ),
     ] {
         let body = star(json!({"init_images": [image], "mask": mask}));
         let reply = worker.client.post("/sdapi/v1/img2img", &body);
@@ -172,7 +168,7 @@ fn a_picture_beyond_the_limit_is_not_decoded() {
 #[test]
 fn a_reply_repeats_the_pictures_it_was_given_only_if_asked() {
     let (worker, _folder) = Worker::fresh(&[]);
-    let picture = png(64);
+    let picture = png(64, 64);
     for (asked, init_images, mask) in [
         (json!(null), json!(null), json!(null)),
         (json!(true), json!([&picture]), json!(&picture)),

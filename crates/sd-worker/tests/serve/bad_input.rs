@@ -9,10 +9,9 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use image::{DynamicImage, ImageFormat};
 use serde_json::{Value, json};
 
-use crate::{assert_error, client::Reply, star, worker::Worker};
+use crate::{assert_error, client::Reply, png, star, worker::Worker};
 
 const LIMITS: [&str; 10] = [
     "--max-body",
@@ -54,15 +53,6 @@ fn inpaint(fields: Value) -> Value {
         .unwrap()
         .extend(fields.as_object().unwrap().clone());
     job
-}
-
-/// A grey picture in base64.
-fn png(width: u32, height: u32) -> String {
-    let mut bytes = std::io::Cursor::new(vec![]);
-    DynamicImage::new_rgb8(width, height)
-        .write_to(&mut bytes, ImageFormat::Png)
-        .unwrap();
-    BASE64_STANDARD.encode(bytes.into_inner())
 }
 
 /// A PNG file of a few bytes whose header promises `width` x `height` pixels.

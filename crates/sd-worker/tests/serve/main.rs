@@ -13,6 +13,9 @@ mod process;
 mod stream;
 mod worker;
 
+use std::io::Cursor;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
 use client::Reply;
 use serde_json::{Value, json};
 
@@ -24,6 +27,15 @@ fn star(steps: usize) -> Value {
         "steps": steps,
         "seed": 7,
     })
+}
+
+/// The PNG file of a white picture, in base64.
+fn png(width: u32, height: u32) -> String {
+    let mut file = Cursor::new(vec![]);
+    image::RgbImage::from_pixel(width, height, image::Rgb([255; 3]))
+        .write_to(&mut file, image::ImageFormat::Png)
+        .unwrap();
+    BASE64_STANDARD.encode(file.into_inner())
 }
 
 /// The reply is an error of that status and code, in the one form of errors, and blames `param`.
