@@ -1,22 +1,24 @@
 //! Scaled dot-product attention, a block of queries of one head at a time.
 //!
 //! The scores of a block stay in a core's cache; those of all queries would take gigabytes. Heads are read and written
-//! where they lie, side by side in the channels. The blocks depend on the sizes of one sample alone, so neither the
-//! threads nor the batch change a sum's order.
+//! where they lie, side by side in the channels; keys and values are copied once, as products read them.
 
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
-    exp::exp,
-    strip::{Rows, Strip, strips},
+    buffer::zeros,
+    isa::vectorized,
+    math::exp,
+    product::{PANEL, Panels, Rows, panels_len},
+    strip::{Strip, strips},
     values,
 };
 
-/// Scores of a block: a megabyte.
-const SCORES: usize = 1 << 18;
+/// Scores of a block: half a megabyte.
+const SCORES: usize = 1 << 17;
 /// Queries of a block: fewer make poor matrix products, more leave cores without work.
-const QUERIES: std::ops::RangeInclusive<usize> = 16..=256;
+const QUERIES: std::ops::RangeInclusive<usize> = 18..=258;
 
 /// `softmax(q k^T / sqrt(d)) v` in each head (Vaswani 2017, eq. 1).
 ///
@@ -38,7 +40,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
         bail!("attention of {heads} heads over {q:?}, {k:?} and {v:?}");
     }
     let [q, k, v] = [q.contiguous()?, k.contiguous()?, v.contiguous()?];
-    let mut out = vec![0f32; q.elem_count()];
+    let mut out = zeros(q.elem_count());
     {
         let [q, k, v] = [&q, &k, &v].map(Tensor::storage_and_layout);
         let inputs = Inputs {
@@ -56,15 +58,23 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     Tensor::from_vec(out, (batch, queries, channels), &Device::Cpu)
 }
 
-/// Bytes that [`attention`] holds at most during the call beside its arguments and its result: each thread the scores of
-/// a block.
-pub fn attention_scratch(queries: usize, keys: usize) -> u64 {
-    let rows = |count: usize| keys.saturating_mul(count);
-    let scores = SCORES
-        .clamp(rows(*QUERIES.start()), rows(*QUERIES.end()))
-        .min(rows(queries));
-    let bytes = scores.saturating_mul(size_of::<f32>());
-    (bytes as u64).saturating_mul(rayon::current_num_threads() as u64)
+/// Bytes that [`attention`] holds at most during the call beside its arguments and its result: keys and values, and each
+/// thread the scores of a block. The queries are `[batch, n, channels]`.
+pub fn attention_scratch([batch, n, channels]: [usize; 3], keys: usize, heads: usize) -> u64 {
+    let head = channels / heads.max(1);
+    let copies = panels_len(head, keys)
+        .saturating_add(panels_len(keys, head))
+        .saturating_mul(batch.saturating_mul(heads));
+    let scores = block(keys)
+        .min(n)
+        .saturating_mul(keys)
+        .saturating_mul(rayon::current_num_threads());
+    (copies.saturating_add(scores) as u64).saturating_mul(size_of::<f32>() as u64)
+}
+
+/// Queries of a block.
+fn block(keys: usize) -> usize {
+    (SCORES / keys.max(1)).clamp(*QUERIES.start(), *QUERIES.end())
 }
 
 struct Inputs<'a> {
@@ -92,7 +102,8 @@ impl Inputs<'_> {
         if out.is_empty() {
             return;
         }
-        let block = (SCORES / self.keys).clamp(*QUERIES.start(), *QUERIES.end());
+        let (keys, values) = (self.keys_in_panels(), self.values_in_panels());
+        let block = block(self.keys);
         let mut tasks = Vec::new();
         for (sample, out) in out.chunks_mut(self.queries * self.channels).enumerate() {
             for (i, out) in out.chunks_mut(block * self.channels).enumerate() {
@@ -105,26 +116,75 @@ impl Inputs<'_> {
         }
         tasks
             .into_par_iter()
-            .for_each_init(Vec::new, |scores, task| self.run(task, scores));
+            .for_each_init(Vec::new, |scores, task| {
+                let heads = self.channels / self.head;
+                let i = task.sample * heads + task.out.first() / self.head;
+                fn of_head(panels: &[f32], depth: usize, columns: usize, i: usize) -> Panels<'_> {
+                    let len = panels_len(depth, columns);
+                    Panels::new(&panels[i * len..][..len], depth)
+                }
+                let keys = of_head(&keys, self.head, self.keys, i);
+                let values = of_head(&values, self.keys, self.head, i);
+                self.run(task, keys, values, scores)
+            });
     }
 
-    fn run(&self, task: Task, scores: &mut Vec<f32>) {
+    /// One head's row of a sample's keys or values.
+    fn head<'a>(&self, x: &'a [f32], sample: usize, head: usize, row: usize) -> &'a [f32] {
+        &x[(sample * self.keys + row) * self.channels + head * self.head..][..self.head]
+    }
+
+    /// The keys as columns: `[batch, heads, keys / PANEL, channels of a head, PANEL]`.
+    fn keys_in_panels(&self) -> Vec<f32> {
+        let heads = self.channels / self.head;
+        let panels = self.keys.div_ceil(PANEL);
+        let samples = self.k.len() / (self.keys * self.channels);
+        let mut out = zeros(samples * heads * panels_len(self.head, self.keys));
+        out.par_chunks_mut(self.head * PANEL)
+            .enumerate()
+            .for_each(|(i, out)| {
+                let (head, first) = (i / panels, i % panels * PANEL);
+                for (column, key) in (first..self.keys.min(first + PANEL)).enumerate() {
+                    let key = self.head(self.k, head / heads, head % heads, key);
+                    for (row, v) in out.chunks_exact_mut(PANEL).zip(key) {
+                        row[column] = *v;
+                    }
+                }
+            });
+        out
+    }
+
+    /// The values as rows: `[batch, heads, channels of a head / PANEL, keys, PANEL]`.
+    fn values_in_panels(&self) -> Vec<f32> {
+        let heads = self.channels / self.head;
+        let panels = self.head.div_ceil(PANEL);
+        let samples = self.v.len() / (self.keys * self.channels);
+        let mut out = zeros(samples * heads * panels_len(self.keys, self.head));
+        out.par_chunks_mut(self.keys * PANEL)
+            .enumerate()
+            .for_each(|(i, out)| {
+                let (head, first) = (i / panels, i % panels * PANEL);
+                let last = self.head.min(first + PANEL);
+                for (key, row) in out.chunks_exact_mut(PANEL).enumerate() {
+                    let value = self.head(self.v, head / heads, head % heads, key);
+                    row[..last - first].copy_from_slice(&value[first..last]);
+                }
+            });
+        out
+    }
+
+    fn run(&self, task: Task, keys: Panels, values: Panels, scores: &mut Vec<f32>) {
         let Task {
             sample,
             first_query,
             mut out,
         } = task;
-        let head = |x, first_row: usize| {
-            let rows: &[f32] = x;
-            Rows::new(&rows[first_row * self.channels..], self.channels).columns_from(out.first())
-        };
-        let q = head(self.q, sample * self.queries + first_query);
-        let k = head(self.k, sample * self.keys);
-        let v = head(self.v, sample * self.keys);
-
+        let first_row = sample * self.queries + first_query;
+        let q = &self.q[first_row * self.channels + out.first()..];
+        let q = Rows::new(q, self.channels);
         scores.resize(out.rows() * self.keys, 0.);
         for mut block in strips(scores, self.keys, self.keys) {
-            block.set_product(q, k.transposed(), self.head);
+            block.set_product(q, keys);
         }
         let scale = (self.head as f32).sqrt().recip();
         let sums: Vec<f32> = scores
@@ -134,10 +194,10 @@ impl Inputs<'_> {
                 let visible = if self.causal { query + 1 } else { self.keys };
                 let (seen, hidden) = scores.split_at_mut(visible.min(self.keys));
                 hidden.fill(0.);
-                exponentials(seen, scale)
+                vectorized!(exponentials(seen, scale))
             })
             .collect();
-        out.set_product(Rows::new(scores, self.keys), v, self.keys);
+        out.set_product(Rows::new(scores, self.keys), values);
         for (i, sum) in sums.into_iter().enumerate() {
             let norm = sum.recip();
             out.row(i).iter_mut().for_each(|v| *v *= norm);
@@ -146,22 +206,32 @@ impl Inputs<'_> {
 }
 
 /// `exp(scale * (score - largest))` in place of each score; their sum.
+#[inline(always)]
 fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
     const LANES: usize = 16;
-    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Short sums in f32 lanes, of which f64 takes the total: exact enough, and fast.
-    let mut total = 0f64;
-    for chunk in scores.chunks_mut(8 * LANES) {
-        for score in chunk.iter_mut() {
+    let mut largest = [f32::NEG_INFINITY; LANES];
+    let (chunks, rest) = scores.as_chunks::<LANES>();
+    for chunk in chunks {
+        for (lane, v) in largest.iter_mut().zip(chunk) {
+            *lane = if *v > *lane { *v } else { *lane };
+        }
+    }
+    let largest = largest.iter().chain(rest).copied();
+    let largest = largest.fold(f32::NEG_INFINITY, f32::max);
+    let (chunks, rest) = scores.as_chunks_mut::<LANES>();
+    // Sums in f64, which takes f32 in halves of a vector: they come after the exponentials, which take whole ones.
+    let mut lanes = [0f64; LANES];
+    for chunk in chunks {
+        for score in &mut *chunk {
             *score = exp((*score - largest) * scale);
         }
-        let mut lanes = [0f32; LANES];
-        for part in chunk.chunks(LANES) {
-            for (lane, v) in lanes.iter_mut().zip(part) {
-                *lane += v;
-            }
+        for (lane, score) in lanes.iter_mut().zip(chunk) {
+            *lane += f64::from(*score);
         }
-        total += lanes.iter().map(|lane| f64::from(*lane)).sum::<f64>();
     }
-    total as f32
+    for (lane, score) in lanes.iter_mut().zip(rest) {
+        *score = exp((*score - largest) * scale);
+        *lane += f64::from(*score);
+    }
+    lanes.iter().sum::<f64>() as f32
 }

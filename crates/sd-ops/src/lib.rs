@@ -1,7 +1,8 @@
 //! CPU operators that Candle lacks, for any [Candle](candle_core) project.
 //!
-//! [`conv2d`] convolves and [`attention`] attends to f32 tensors in Candle's own layout. A sample's result has the same
-//! bits whatever the other samples of its batch are and however many threads compute it.
+//! [`conv2d`], [`attention`], [`linear`] and the norms take f32 tensors in Candle's own layout. A sample's result has the same bits
+//! whatever the other samples of its batch are and however many threads compute it. The instructions are the best of the machine
+//! that runs the program, AVX-512 or AVX2 with FMA on x86-64, whatever the build was told.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
@@ -15,19 +16,44 @@
 //! ```
 
 mod attention;
+mod buffer;
 mod conv;
-mod exp;
+mod isa;
+mod linear;
+mod math;
+mod norm;
+mod product;
 mod strip;
+mod sum;
 
 pub use attention::{attention, attention_scratch};
-pub use conv::{Window, conv2d, conv2d_scratch};
+pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
+pub use linear::{linear, linear_geglu};
+pub use norm::{GroupNorm, layer_norm};
+pub use sum::add_in_place;
 
-use candle_core::{Layout, Result, Storage, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, bail};
 
 /// The elements of a contiguous f32 tensor on the CPU.
 fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => slice(storage, layout),
+        _ => bail!("expected tensors on the CPU"),
+    }
+}
+
+/// The elements of a contiguous f32 tensor.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice()?[start..end]),
+        None => bail!("expected a contiguous tensor, got {layout:?}"),
+    }
+}
+
+/// The elements of a contiguous f32 tensor, to be changed.
+fn slice_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     match (storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
-        _ => bail!("expected contiguous tensors on the CPU"),
+        (CpuStorage::F32(values), Some((start, end))) => Ok(&mut values[start..end]),
+        _ => bail!("expected a contiguous tensor of F32, got {layout:?}"),
     }
 }

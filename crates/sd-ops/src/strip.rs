@@ -1,70 +1,12 @@
-//! Matrices cut into vertical strips that tasks fill side by side: the crate's only unsafe code.
+//! Matrices cut into vertical strips that tasks fill side by side.
 #![allow(
     unsafe_code,
-    reason = "strips interleave in memory, which no safe slice expresses, and `gemm` takes pointers"
+    reason = "strips interleave in memory, which no safe slice expresses"
 )]
 
 use std::marker::PhantomData;
 
-use gemm::Parallelism;
-
-/// A matrix to read, whose rows, or columns if it is transposed, start `stride` elements apart.
-#[derive(Clone, Copy)]
-pub(crate) struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
-    transposed: bool,
-}
-
-impl<'a> Rows<'a> {
-    pub(crate) fn new(data: &'a [f32], stride: usize) -> Self {
-        Self {
-            data,
-            stride,
-            transposed: false,
-        }
-    }
-
-    /// Without the columns before `first`, which must exist.
-    pub(crate) fn columns_from(self, first: usize) -> Self {
-        Self {
-            data: &self.data[first..],
-            ..self
-        }
-    }
-
-    /// Rows as columns.
-    pub(crate) fn transposed(self) -> Self {
-        Self {
-            transposed: !self.transposed,
-            ..self
-        }
-    }
-
-    /// Elements from one row to the next, and from one column to the next.
-    fn strides(&self) -> [isize; 2] {
-        let stride = self.stride as isize;
-        if self.transposed {
-            [1, stride]
-        } else {
-            [stride, 1]
-        }
-    }
-
-    /// Whether `rows` rows of `columns` elements lie inside the data.
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        let (lines, length) = if self.transposed {
-            (columns, rows)
-        } else {
-            (rows, columns)
-        };
-        lines == 0
-            || (lines - 1)
-                .checked_mul(self.stride)
-                .and_then(|start| start.checked_add(length))
-                .is_some_and(|end| length <= self.stride && end <= self.data.len())
-    }
-}
+use crate::product::{Panels, Rows, Target};
 
 /// Some neighbouring columns of a matrix; no other strip has them.
 pub(crate) struct Strip<'a> {
@@ -89,16 +31,31 @@ pub(crate) fn strips(
     columns: usize,
     width: usize,
 ) -> impl Iterator<Item = Strip<'_>> {
+    strips_of(matrix, columns, 0..columns, width)
+}
+
+/// As [`strips`], of a range of columns alone.
+///
+/// # Panics
+/// As [`strips`], or the range ends beyond the columns.
+pub(crate) fn strips_of(
+    matrix: &mut [f32],
+    columns: usize,
+    range: std::ops::Range<usize>,
+    width: usize,
+) -> impl Iterator<Item = Strip<'_>> {
     assert_eq!(matrix.len() % columns, 0, "whole rows");
+    assert!(range.end <= columns, "{range:?} of {columns} columns");
     let rows = matrix.len() / columns;
     let start = matrix.as_mut_ptr();
-    (0..columns).step_by(width).map(move |first| Strip {
+    let end = range.end;
+    range.step_by(width).map(move |first| Strip {
         // `first` is less than `columns`; without rows the pointer is never used.
         start: start.wrapping_add(first),
         rows,
         stride: columns,
         first,
-        width: width.min(columns - first),
+        width: width.min(end - first),
         matrix: PhantomData,
     })
 }
@@ -123,6 +80,7 @@ impl Strip<'_> {
     ///
     /// # Panics
     /// There is no row `i`.
+    #[inline(always)]
     pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows, "row {i} of {}", self.rows);
         // SAFETY: the row lies inside the matrix, which is borrowed for as long as this strip, and no other strip
@@ -130,50 +88,24 @@ impl Strip<'_> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.width) }
     }
 
-    /// Adds the product of `a [rows, inner]` and `b [inner, width]`, on the calling thread.
+    /// Adds the product of `a [rows, depth]` and `b [depth, width]`, on the calling thread.
     ///
     /// # Panics
     /// `a` or `b` is smaller than that.
-    pub(crate) fn add_product(&mut self, a: Rows, b: Rows, inner: usize) {
-        self.product(a, b, inner, true);
+    pub(crate) fn add_product(&mut self, a: Rows, b: Panels) {
+        self.target().product(a, b, true);
     }
 
-    /// Becomes the product of `a [rows, inner]` and `b [inner, width]`, on the calling thread.
+    /// Becomes the product of `a [rows, depth]` and `b [depth, width]`, on the calling thread.
     ///
     /// # Panics
     /// `a` or `b` is smaller than that.
-    pub(crate) fn set_product(&mut self, a: Rows, b: Rows, inner: usize) {
-        self.product(a, b, inner, false);
+    pub(crate) fn set_product(&mut self, a: Rows, b: Panels) {
+        self.target().product(a, b, false);
     }
 
-    fn product(&mut self, a: Rows, b: Rows, inner: usize, add: bool) {
-        assert!(a.holds(self.rows, inner), "{} rows of {inner}", self.rows);
-        assert!(b.holds(inner, self.width), "{inner} rows of {}", self.width);
-        let ([a_row, a_column], [b_row, b_column]) = (a.strides(), b.strides());
-        // SAFETY: the asserts keep all reads inside `a` and `b`; the strip's rows lie inside the matrix, and `self`
-        // is the only way to them. No slice is longer than `isize::MAX` bytes, so no stride wraps around.
-        unsafe {
-            gemm::gemm(
-                self.rows,
-                self.width,
-                inner,
-                self.start,
-                1,
-                self.stride as isize,
-                add,
-                a.data.as_ptr(),
-                a_column,
-                a_row,
-                b.data.as_ptr(),
-                b_column,
-                b_row,
-                1.,
-                1.,
-                false,
-                false,
-                false,
-                Parallelism::None,
-            );
-        }
+    fn target(&mut self) -> Target<'_> {
+        // SAFETY: these are the elements that `row` gives.
+        unsafe { Target::new(self.start, self.stride, self.rows, self.width) }
     }
 }

@@ -2,8 +2,6 @@
 
 use candle_core::{D, Result, Tensor};
 
-use super::{cpu, on_cpu};
-
 /// The exact GELU `x * Phi(x)`, by the error function (Hendrycks 2016, section 2), not its tanh approximation.
 ///
 /// # Errors
@@ -24,15 +22,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 ///
 /// # Errors
 /// The last dimension is odd.
-pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    if on_cpu(x) {
-        return x.contiguous()?.apply_op1_no_bwd(&cpu::Geglu);
-    }
-    geglu_tensors(x)
-}
-
-/// [`geglu`] in tensor operations, for devices without a kernel of ours.
-pub(super) fn geglu_tensors(x: &Tensor) -> Result<Tensor> {
+pub(super) fn geglu(x: &Tensor) -> Result<Tensor> {
     let width = x.dim(D::Minus1)?;
     if width % 2 != 0 {
         candle_core::bail!("geglu of {:?}, expected an even last dimension", x.shape());

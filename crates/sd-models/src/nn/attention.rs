@@ -13,7 +13,7 @@ const SCORE_BYTES: u64 = 1 << 30;
 
 /// How many queries attend at a time where their scores are in memory: on a GPU without FlashAttention.
 ///
-/// It does not matter on the CPU, where a core has the scores of at most 256 queries of one head at a time, and no others
+/// It does not matter on the CPU, where a core has the scores of some queries of one head at a time, and no others
 /// exist.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum AttentionSlice {
@@ -134,14 +134,15 @@ fn one_head(
 /// The memory of [`attention`] beside its result, for queries `[batch, n, channels]` and keys `[batch, m, channels]`.
 pub(crate) fn replay(
     memory: &mut Ledger,
-    [batch, n, _]: [usize; 3],
+    q: [usize; 3],
     m: usize,
     heads: usize,
     slice: AttentionSlice,
 ) {
     if !memory.is_gpu() {
-        return memory.pass_bytes(sd_ops::attention_scratch(n, m));
+        return memory.pass_bytes(sd_ops::attention_scratch(q, m, heads));
     }
+    let [batch, n, _] = q;
     let row = elements(&[batch, heads, m, size_of::<f32>()]);
     let queries = slice.queries(row).min(n) as u64;
     // The scores, their exponentials and the quotients.

@@ -74,12 +74,43 @@ impl Conv2d {
     /// # Errors
     /// `x` has another number of channels or dimensions, or is smaller than the kernel.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.convolve(x, self.bias(x)?)
+    }
+
+    /// The bias in the dtype of `like`.
+    fn bias(&self, like: &Tensor) -> Result<Option<Tensor>> {
+        let bias = self.bias.as_ref();
+        bias.map(|bias| widened(bias, like)).transpose()
+    }
+
+    /// [`forward`](Self::forward) plus `shift`, `[batch, outputs]`, at every pixel.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or `shift` has another shape.
+    pub(super) fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        let shift = match &self.bias {
+            Some(bias) => shift.broadcast_add(&widened(bias, x)?)?,
+            None => shift.clone(),
+        };
+        self.convolve(x, Some(shift))
+    }
+
+    /// [`forward`](Self::forward) of `x` with every pixel repeated in both directions, for convolutions of stride 1.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(super) fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
+        if on_cpu(x) {
+            let (weight, bias) = (widened(&self.weight, x)?, self.bias(x)?);
+            return sd_ops::conv2d_doubled(x, &weight, bias.as_ref(), self.config.padding);
+        }
+        let (_, _, height, width) = x.dims4()?;
+        self.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)
+    }
+
+    /// The convolution plus `bias`, `[outputs]` or `[batch, outputs]`.
+    fn convolve(&self, x: &Tensor, bias: Option<Tensor>) -> Result<Tensor> {
         let weight = widened(&self.weight, x)?;
-        let bias = self
-            .bias
-            .as_ref()
-            .map(|bias| widened(bias, x))
-            .transpose()?;
         let ConvConfig {
             stride, padding, ..
         } = self.config;
@@ -88,7 +119,7 @@ impl Conv2d {
         }
         let y = self.checked(x)?.conv2d(&weight, padding, stride, 1, 1)?;
         match bias {
-            Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+            Some(bias) => y.broadcast_add(&bias.reshape(((), self.weight.dim(0)?, 1, 1))?),
             None => Ok(y),
         }
     }

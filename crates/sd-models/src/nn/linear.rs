@@ -3,7 +3,7 @@
 use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Ledger, cpu, each_sample, on_cpu, widened};
+use super::{Ledger, activation::geglu, on_cpu, widened};
 
 /// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
 #[derive(Debug, Clone)]
@@ -55,18 +55,25 @@ impl Linear {
     pub(crate) fn replay(&self, memory: &mut Ledger, x: &[usize; 3]) -> [usize; 3] {
         let [batch, rows, _] = *x;
         let y = [batch, rows, self.weight.dims()[0]];
-        let weight = memory.widened(&self.weight);
-        memory.hold_bytes(weight);
         memory.hold(&y);
-        if memory.is_gpu() {
-            if self.bias.is_some() {
-                memory.pass(&y);
-            }
-        } else if batch > 1 {
-            memory.pass(&y[1..]);
+        if memory.is_gpu() && self.bias.is_some() {
+            memory.pass(&y);
         }
-        memory.release_bytes(weight);
         y
+    }
+
+    /// The memory of [`forward_geglu`](Self::forward_geglu).
+    pub(super) fn replay_geglu(&self, memory: &mut Ledger, x: &[usize; 3]) -> [usize; 3] {
+        let [batch, rows, _] = *x;
+        let hidden = [batch, rows, self.weight.dims()[0] / 2];
+        if !memory.is_gpu() {
+            memory.hold(&hidden);
+            return hidden;
+        }
+        let gated = self.replay(memory, x);
+        memory.hold(&hidden);
+        memory.release(&gated);
+        hidden
     }
 
     /// `[batch, .., inputs]` to `[batch, .., outputs]`.
@@ -74,22 +81,48 @@ impl Linear {
     /// # Errors
     /// The last dimension is not `inputs`, or there is no other.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let weight = widened(&self.weight, x)?.t()?;
-        let inputs = weight.dim(0)?;
-        let mut dims = x.dims().to_vec();
-        match dims.last_mut() {
-            Some(last) if *last == inputs => *last = weight.dim(1)?,
-            _ => candle_core::bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
+        self.check(x)?;
+        let bias = self.bias(x)?;
+        if on_cpu(x) {
+            return sd_ops::linear(x, &self.weight, bias.as_ref());
         }
-        let y = each_sample(x, |x| x.reshape(((), inputs))?.matmul(&weight))?;
+        let weight = widened(&self.weight, x)?.t()?;
+        let mut dims = x.dims().to_vec();
+        if let Some(last) = dims.last_mut() {
+            *last = weight.dim(1)?;
+        }
+        let y = x.flatten_to(x.rank() - 2)?.matmul(&weight)?;
         let y = y.reshape(Shape::from(dims))?;
-        match &self.bias {
+        match bias {
             None => Ok(y),
-            Some(bias) if on_cpu(&y) => {
-                y.inplace_op2(&widened(bias, x)?, &cpu::AddBias)?;
-                Ok(y)
-            }
-            Some(bias) => y.broadcast_add(&widened(bias, x)?),
+            Some(bias) => y.broadcast_add(&bias),
+        }
+    }
+
+    /// [`forward`](Self::forward), seen as hidden values and gates side by side, multiplied as `hidden * gelu(gate)`:
+    /// `[batch, .., outputs / 2]` (Shazeer 2020, eq. 6).
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or there is an odd number of outputs.
+    pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
+        if on_cpu(x) {
+            self.check(x)?;
+            return sd_ops::linear_geglu(x, &self.weight, self.bias(x)?.as_ref());
+        }
+        geglu(&self.forward(x)?)
+    }
+
+    /// The bias in the dtype of `like`.
+    fn bias(&self, like: &Tensor) -> Result<Option<Tensor>> {
+        let bias = self.bias.as_ref();
+        bias.map(|bias| widened(bias, like)).transpose()
+    }
+
+    fn check(&self, x: &Tensor) -> Result<()> {
+        let inputs = self.weight.dim(1)?;
+        match x.dims() {
+            [_, .., last] if *last == inputs => Ok(()),
+            _ => candle_core::bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
         }
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Ledger, cpu, elements, on_cpu, widened};
+use super::{Ledger, elements, on_cpu, widened};
 
 /// Group normalisation (Wu 2018): weight and bias `[channels]`.
 #[derive(Debug, Clone)]
@@ -75,7 +75,7 @@ impl GroupNorm {
         }
         self.check(&x)?;
         let (weight, bias) = (widened(&self.weight, &x)?, widened(&self.bias, &x)?);
-        x.inplace_op3(&weight, &bias, &self.kernel(true))?;
+        self.operator(true).forward_in_place(&x, &weight, &bias)?;
         Ok(x)
     }
 
@@ -90,8 +90,8 @@ impl GroupNorm {
         Ok(())
     }
 
-    fn kernel(&self, silu: bool) -> cpu::GroupNorm {
-        cpu::GroupNorm {
+    fn operator(&self, silu: bool) -> sd_ops::GroupNorm {
+        sd_ops::GroupNorm {
             groups: self.groups,
             eps: self.eps,
             silu,
@@ -102,8 +102,9 @@ impl GroupNorm {
         self.check(x)?;
         if on_cpu(x) {
             let (weight, bias) = (widened(&self.weight, x)?, widened(&self.bias, x)?);
-            let x = x.contiguous()?;
-            return x.apply_op3_no_bwd(&weight, &bias, &self.kernel(silu));
+            return self
+                .operator(silu)
+                .forward(&x.contiguous()?, &weight, &bias);
         }
         let y = self.tensors(x)?;
         if silu { y.silu() } else { Ok(y) }
@@ -162,8 +163,7 @@ impl LayerNorm {
         }
         if on_cpu(x) {
             let (weight, bias) = (widened(&self.weight, x)?, widened(&self.bias, x)?);
-            let kernel = cpu::LayerNorm { eps: self.eps };
-            return x.contiguous()?.apply_op3_no_bwd(&weight, &bias, &kernel);
+            return sd_ops::layer_norm(x, &weight, &bias, self.eps);
         }
         self.tensors(x)
     }

@@ -99,9 +99,6 @@ impl ResnetBlock {
     fn replay_after_norm(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
         let y = self.conv1.replay(memory, x);
         memory.release(&x);
-        if self.time_emb_proj.is_some() {
-            memory.pass(&y);
-        }
         self.norm2.replay_in_place(memory, &y);
         self.conv2.replay(memory, y);
         memory.release(&y);
@@ -110,11 +107,14 @@ impl ResnetBlock {
 
     /// The convolutions, of the first norm's result.
     fn after_norm(&self, normed: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let mut h = self.conv1.forward(&normed)?;
+        let h = match (&self.time_emb_proj, time) {
+            (Some(projection), Some(time)) => {
+                let shift = projection.forward(time)?;
+                self.conv1.forward_shifted(&normed, &shift)?
+            }
+            _ => self.conv1.forward(&normed)?,
+        };
         drop(normed);
-        if let (Some(projection), Some(time)) = (&self.time_emb_proj, time) {
-            h = h.broadcast_add(&projection.forward(time)?.unsqueeze(2)?.unsqueeze(3)?)?;
-        }
         self.conv2.forward(&self.norm2.silu_in_place(h)?)
     }
 }
@@ -204,11 +204,21 @@ impl Upsample {
         let [batch, channels, height, width] = x;
         let [height, width] = size.unwrap_or([height, width].map(|side| side.saturating_mul(2)));
         let repeated = [batch, channels, height, width];
+        if !memory.is_gpu() && Self::doubles(x, [height, width]) {
+            let y = self.conv.replay(memory, repeated);
+            memory.release(&x);
+            return y;
+        }
         memory.hold(&repeated);
         memory.release(&x);
         let y = self.conv.replay(memory, repeated);
         memory.release(&repeated);
         y
+    }
+
+    /// Whether `size` is twice that of `x`.
+    fn doubles([_, _, height, width]: [usize; 4], size: [usize; 2]) -> bool {
+        size == [height, width].map(|side| side.saturating_mul(2))
     }
 
     /// `[batch, channels, h, w]` to `[batch, channels, height, width]`; twice the input unless `size` is given.
@@ -218,6 +228,9 @@ impl Upsample {
     pub fn forward(&self, x: Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let (height, width) = size.unwrap_or((2 * height, 2 * width));
+        if Self::doubles(x.dims4()?.into(), [height, width]) {
+            return self.conv.forward_doubled(&x);
+        }
         let repeated = x.upsample_nearest2d(height, width)?;
         drop(x);
         self.conv.forward(&repeated)

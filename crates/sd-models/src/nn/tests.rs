@@ -138,9 +138,29 @@ fn activations_are_their_formulas() {
         .chunks(50)
         .flat_map(|row| (0..25).map(|i| gate(row, i)).collect::<Vec<_>>())
         .collect();
-    assert_close(&geglu(&x).unwrap(), &[3, 25], &gated);
-    assert_close(&activation::geglu_tensors(&x).unwrap(), &[3, 25], &gated);
-    assert!(geglu(&random(1, &[2, 3])).is_err());
+    assert_close(&activation::geglu(&x).unwrap(), &[3, 25], &gated);
+    assert!(activation::geglu(&random(1, &[2, 3])).is_err());
+}
+
+#[test]
+fn a_gated_layer_is_the_gate_of_its_rows() {
+    let (weight, bias) = (random(1, &[10, 7]), random(2, &[10]));
+    let vb = builder(&[("weight", &weight), ("bias", &bias)], DType::F32);
+    let linear = Linear::new(7, 10, vb).unwrap();
+    let x = random(3, &[2, 3, 7]);
+    let rows = values(&linear.forward(&x).unwrap());
+    let gated: Vec<f64> = rows
+        .chunks(10)
+        .flat_map(|row| {
+            (0..5)
+                .map(|i| row[i] * row[i + 5] * phi(row[i + 5]))
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_close(&linear.forward_geglu(&x).unwrap(), &[2, 3, 5], &gated);
+    let vb = builder(&[("weight", &weight.narrow(0, 0, 9).unwrap())], DType::F32);
+    let odd = Linear::no_bias(7, 9, vb).unwrap();
+    assert!(odd.forward_geglu(&x).is_err());
 }
 
 /// `softmax(q k^T / sqrt(d)) v` by the definition.
@@ -214,7 +234,7 @@ fn attention_is_its_definition() {
 
 #[test]
 fn attention_in_blocks_of_queries_is_its_definition() {
-    // Blocks of 256 queries for few keys, and of fewer for many.
+    // Blocks of many queries for few keys, and of fewer for many.
     for (n, m, heads) in [(601, 64, 16), (150, 3000, 2)] {
         let q = (random(1, &[1, n, 8 * heads]) * 3.).unwrap();
         let kv = random(2, &[1, m, 8 * heads]);

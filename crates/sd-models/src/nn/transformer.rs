@@ -4,8 +4,7 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{
-    AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention, geglu, replay_attention,
-    sum,
+    AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention, replay_attention, sum,
 };
 
 /// Epsilon of torch's layer norm; no configuration changes it.
@@ -133,12 +132,7 @@ impl Block {
         };
         let x = sum(x, &attended)?;
         drop(attended);
-        let gated = {
-            let h = self.norm3.forward(&x)?;
-            self.ff_in.forward(&h)?
-        };
-        let h = geglu(&gated)?;
-        drop(gated);
+        let h = self.ff_in.forward_geglu(&self.norm3.forward(&x)?)?;
         sum(x, &self.ff_out.forward(&h)?)
     }
 }
@@ -153,11 +147,8 @@ impl Block {
             memory.release(x);
         }
         memory.hold(x);
-        let gated = self.ff_in.replay(memory, x);
+        let hidden = self.ff_in.replay_geglu(memory, x);
         memory.release(x);
-        let hidden = [gated[0], gated[1], gated[2] / 2];
-        memory.hold(&hidden);
-        memory.release(&gated);
         let y = self.ff_out.replay(memory, &hidden);
         memory.release(&hidden);
         memory.release(&y);

@@ -2,130 +2,145 @@
 //!
 //! In `[channels, pixels]` layout the result is `weight [outputs, inputs * taps]` times the matrix whose column `p`
 //! holds what the kernel sees at pixel `p`. That matrix is as many times larger than the input as the kernel has
-//! taps, so it is made in blocks that stay in a core's cache: some pixels, a few channels. A 1x1 kernel needs none.
-//!
-//! The cuts depend on the sizes of one sample alone, so neither the threads nor the batch change a sum's order.
+//! taps, so it is made in bands: panels of pixels, as the product reads them.
 
 use rayon::prelude::*;
 
 use super::{Shape, Window};
-use crate::strip::{Rows, Strip, strips};
+use crate::buffer::zeros;
+use crate::product::{PANEL, Panels, Rows};
+use crate::strip::{Strip, strips_of};
 
-/// Pixels of a task.
-const PIXELS: usize = 1024;
-/// Elements of a block of the matrix: half a megabyte.
-const BLOCK: usize = 1 << 17;
-/// Tasks that a sample is cut into at least, if it has the channels.
-const TASKS: usize = 4;
-/// Output channels that a task has at least: making the block must not outweigh the product.
-const OUTPUTS: usize = 128;
+/// Elements of a band: 16 megabytes.
+const BAND: usize = 1 << 22;
+/// Output channels and pixels of a task.
+const OUTPUTS: usize = 96;
+const PIXELS: usize = 512;
 
-/// The output channels from `first_output` on at some pixels of one sample.
-struct Task<'a> {
+/// [`PANEL`] pixels of a sample, or what is left.
+#[derive(Clone, Copy)]
+struct Panel {
     sample: usize,
-    first_output: usize,
-    out: Strip<'a>,
+    first: usize,
+    width: usize,
 }
 
-/// Elements that [`conv`] holds at most: each thread a block of the matrix.
+/// Panels of a band.
+fn band(shape: &Shape) -> usize {
+    let panel = shape.inputs.saturating_mul(shape.taps() * PANEL);
+    (BAND / panel.max(1)).max(1)
+}
+
+/// Elements that [`conv`] holds at most.
 pub(super) fn scratch(shape: &Shape) -> u64 {
-    if shape.is_point() {
-        return 0;
-    }
-    let channel = shape
-        .taps()
-        .saturating_mul(shape.result_pixels().min(PIXELS));
-    let block = BLOCK.max(channel).min(channel.saturating_mul(shape.inputs));
-    (block as u64).saturating_mul(rayon::current_num_threads() as u64)
+    let panels = shape.result_pixels().div_ceil(PANEL);
+    let panels = panels.saturating_mul(shape.batch).min(band(shape));
+    let depth = shape.inputs.saturating_mul(shape.taps());
+    depth.saturating_mul(panels).saturating_mul(PANEL) as u64
 }
 
-/// Convolves samples `x` to `out`; the slices' lengths are those of `shape`.
+/// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, that of `bias` a multiple of its outputs.
 pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
     if out.is_empty() {
         return;
     }
     let pixels = shape.result_pixels();
-    let outputs = shape
-        .outputs
-        .div_ceil(TASKS.div_ceil(pixels.div_ceil(PIXELS)))
-        .max(OUTPUTS.min(shape.outputs));
-    let mut tasks = Vec::new();
-    for (sample, out) in out.chunks_mut(shape.outputs * pixels).enumerate() {
-        for (i, out) in out.chunks_mut(outputs * pixels).enumerate() {
-            tasks.extend(strips(out, pixels, PIXELS).map(|out| Task {
+    let panels: Vec<Panel> = (0..shape.batch)
+        .flat_map(|sample| {
+            (0..pixels).step_by(PANEL).map(move |first| Panel {
                 sample,
-                first_output: i * outputs,
+                first,
+                width: PANEL.min(pixels - first),
+            })
+        })
+        .collect();
+    let depth = shape.inputs * shape.taps();
+    let most = panels.len().min(band(shape));
+    let mut seen = zeros(most * depth * PANEL);
+    for band in panels.chunks(most) {
+        let seen = &mut seen[..band.len() * depth * PANEL];
+        if depth > 0 {
+            gather(shape, x, band, seen);
+        }
+        let tasks = tasks(shape, band, out);
+        tasks.into_par_iter().for_each(|task| {
+            let Task {
+                sample,
+                first_output,
+                first_panel,
+                mut out,
+            } = task;
+            let bias = &bias[sample * shape.outputs % bias.len()..][first_output..];
+            for (row, bias) in (0..out.rows()).zip(bias) {
+                out.row(row).fill(*bias);
+            }
+            let weight = Rows::new(&weight[first_output * depth..], depth);
+            let seen = &seen[first_panel * depth * PANEL..];
+            out.add_product(weight, Panels::new(seen, depth));
+        });
+    }
+}
+
+/// Some output channels at some pixels of a sample.
+struct Task<'a> {
+    sample: usize,
+    first_output: usize,
+    /// In the band.
+    first_panel: usize,
+    out: Strip<'a>,
+}
+
+/// What is to be done for the pixels of a band.
+fn tasks<'a>(shape: &Shape, band: &[Panel], out: &'a mut [f32]) -> Vec<Task<'a>> {
+    let pixels = shape.result_pixels();
+    let mut tasks = Vec::new();
+    let mut first_panel = 0;
+    let mut samples = out.chunks_mut(shape.outputs * pixels);
+    let mut next_sample = 0;
+    for panels in band.chunk_by(|a, b| a.sample == b.sample) {
+        let (Some(first), Some(last)) = (panels.first(), panels.last()) else {
+            continue;
+        };
+        let Some(out) = samples.nth(first.sample - next_sample) else {
+            break;
+        };
+        next_sample = first.sample + 1;
+        let columns = first.first..last.first + last.width;
+        for (i, out) in out.chunks_mut(OUTPUTS * pixels).enumerate() {
+            let strips = strips_of(out, pixels, columns.clone(), PIXELS);
+            tasks.extend(strips.map(|out| Task {
+                sample: first.sample,
+                first_output: i * OUTPUTS,
+                first_panel: first_panel + (out.first() - columns.start) / PANEL,
                 out,
             }));
         }
+        first_panel += panels.len();
     }
     tasks
-        .into_par_iter()
-        .for_each_init(Vec::new, |block, task| {
-            run(shape, x, weight, bias, task, block)
+}
+
+/// Writes what the kernel sees at the pixels of a band: `[panels, inputs, taps, PANEL]`.
+fn gather(shape: &Shape, x: &[f32], band: &[Panel], seen: &mut [f32]) {
+    let plane = shape.plane();
+    seen.par_chunks_mut(shape.taps() * PANEL)
+        .enumerate()
+        .with_min_len(16)
+        .for_each(|(i, seen)| {
+            let (panel, input) = (band[i / shape.inputs], i % shape.inputs);
+            let plane = &x[(panel.sample * shape.inputs + input) * plane..][..plane];
+            let taps = (0..shape.kernel[0]).flat_map(|y| (0..shape.kernel[1]).map(move |x| [y, x]));
+            for (row, tap) in seen.chunks_exact_mut(PANEL).zip(taps) {
+                let (mut rest, mut pixel) = (&mut row[..panel.width], panel.first);
+                while !rest.is_empty() {
+                    let [y, x] = [pixel / shape.result[1], pixel % shape.result[1]];
+                    let line = rest.len().min(shape.result[1] - x);
+                    let (now, later) = rest.split_at_mut(line);
+                    gather_line(shape, plane, tap, [y, x], now);
+                    (rest, pixel) = (later, pixel + line);
+                }
+            }
         });
-}
-
-fn run(
-    shape: &Shape,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    Task {
-        sample,
-        first_output,
-        mut out,
-    }: Task,
-    block: &mut Vec<f32>,
-) {
-    for row in 0..out.rows() {
-        out.row(row).fill(bias[first_output + row]);
-    }
-    if x.is_empty() {
-        return;
-    }
-    let pixels = shape.image_pixels();
-    let depth = shape.inputs * shape.taps();
-    let x = &x[sample * shape.inputs * pixels..][..shape.inputs * pixels];
-    let weight = &weight[first_output * depth..];
-    let (first, width) = (out.first(), out.width());
-    if shape.is_point() {
-        let (weight, x) = (
-            Rows::new(weight, depth),
-            Rows::new(x, pixels).columns_from(first),
-        );
-        return out.add_product(weight, x, depth);
-    }
-    let channels = (BLOCK / (shape.taps() * width)).max(1);
-    for (i, planes) in x.chunks(channels * pixels).enumerate() {
-        let depth_of_block = planes.len() / pixels * shape.taps();
-        block.resize(depth_of_block * width, 0.);
-        gather(shape, planes, first, width, block);
-        let weight = &weight[i * channels * shape.taps()..];
-        out.add_product(
-            Rows::new(weight, depth),
-            Rows::new(block, width),
-            depth_of_block,
-        );
-    }
-}
-
-/// Writes what each tap of the kernel sees of each of `planes` at the `width` pixels from `first` on.
-fn gather(shape: &Shape, planes: &[f32], first: usize, width: usize, block: &mut [f32]) {
-    let taps = (0..shape.kernel[0]).flat_map(|y| (0..shape.kernel[1]).map(move |x| [y, x]));
-    let rows = planes
-        .chunks_exact(shape.image_pixels())
-        .flat_map(|plane| taps.clone().map(move |tap| (plane, tap)));
-    for (row, (plane, tap)) in block.chunks_exact_mut(width).zip(rows) {
-        let (mut rest, mut pixel) = (row, first);
-        while !rest.is_empty() {
-            let [y, x] = [pixel / shape.result[1], pixel % shape.result[1]];
-            let line = rest.len().min(shape.result[1] - x);
-            let (now, later) = rest.split_at_mut(line);
-            gather_line(shape, plane, tap, [y, x], now);
-            (rest, pixel) = (later, pixel + line);
-        }
-    }
 }
 
 /// Writes what one tap sees along a line of the result that starts at `[y, x]`.
@@ -156,10 +171,12 @@ fn gather_line(
     if inside.is_empty() {
         return;
     }
-    let source = &plane[y * width + (x + left) * stride + tap[1] - padding..];
+    let x = (x + left) * stride + tap[1] - padding;
     if stride == 1 {
-        inside.copy_from_slice(&source[..inside.len()]);
+        shape.read_line(plane, [y, x], inside);
     } else {
+        // Only images whose pixels are not repeated are convolved with a stride.
+        let source = &plane[y * width + x..];
         for (out, v) in inside.iter_mut().zip(source.iter().step_by(stride)) {
             *out = *v;
         }

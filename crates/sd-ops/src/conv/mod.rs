@@ -5,7 +5,7 @@ mod winograd;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::values;
+use crate::{buffer::zeros, values};
 
 /// How a kernel moves over the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,9 @@ struct Shape {
     batch: usize,
     inputs: usize,
     outputs: usize,
-    /// Height and width, as are the three below.
+    /// How often each pixel of the input is repeated in both directions.
+    repeat: usize,
+    /// Height and width after that, as are the two below.
     image: [usize; 2],
     kernel: [usize; 2],
     result: [usize; 2],
@@ -30,9 +32,10 @@ struct Shape {
 }
 
 impl Shape {
-    /// Of `x [batch, inputs, height, width]` and `weight [outputs, inputs, kernel height, kernel width]`.
-    fn new(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<Self> {
+    /// Of `x [batch, inputs, height, width]`, `repeat`ed, and `weight [outputs, inputs, kernel height, kernel width]`.
+    fn new(x: [usize; 4], repeat: usize, weight: [usize; 4], window: Window) -> Result<Self> {
         let [batch, inputs, height, width] = x;
+        let [height, width] = [height, width].map(|side| side.saturating_mul(repeat));
         let [outputs, weight_inputs, kernel_height, kernel_width] = weight;
         if inputs != weight_inputs {
             bail!("convolution of {inputs} channels by a kernel of {weight_inputs}");
@@ -53,6 +56,7 @@ impl Shape {
             batch,
             inputs,
             outputs,
+            repeat,
             image: [height, width],
             kernel: [kernel_height, kernel_width],
             result: [result_height, result_width],
@@ -61,8 +65,22 @@ impl Shape {
     }
 
     /// Elements of one channel of an input.
-    fn image_pixels(&self) -> usize {
-        self.image[0] * self.image[1]
+    fn plane(&self) -> usize {
+        self.image.iter().map(|side| side / self.repeat).product()
+    }
+
+    /// The part of a line of a `plane` from pixel `x` of the image's line `y` on.
+    #[inline(always)]
+    fn read_line(&self, plane: &[f32], [y, x]: [usize; 2], line: &mut [f32]) {
+        let width = self.image[1] / self.repeat;
+        let source = &plane[y / self.repeat * width..][..width];
+        if self.repeat == 1 {
+            copy(&source[x..x + line.len()], line);
+        } else {
+            for (x, v) in (x..).zip(line) {
+                *v = source[x / self.repeat];
+            }
+        }
     }
 
     /// Elements of one channel of a result.
@@ -75,16 +93,6 @@ impl Shape {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Whether each pixel of the result is made of one pixel.
-    fn is_point(&self) -> bool {
-        self.taps() == 1
-            && self.window
-                == (Window {
-                    stride: 1,
-                    padding: 0,
-                })
-    }
-
     /// Elements of all results, if there can be so many.
     fn result_len(&self) -> Option<usize> {
         let [height, width] = self.result;
@@ -95,8 +103,23 @@ impl Shape {
     }
 }
 
+/// `to.copy_from_slice(from)` for short slices, without a call.
+#[inline(always)]
+fn copy(from: &[f32], to: &mut [f32]) {
+    const LANES: usize = 16;
+    match (from.last_chunk::<LANES>(), to.last_chunk_mut::<LANES>()) {
+        (Some(last), Some(to)) => *to = *last,
+        _ => return to.copy_from_slice(from),
+    }
+    let (from, to) = (from.as_chunks::<LANES>().0, to.as_chunks_mut::<LANES>().0);
+    for (from, to) in from.iter().zip(to) {
+        *to = *from;
+    }
+}
+
 /// Convolves `x [batch, inputs, height, width]` with `weight [outputs, inputs, kernel height, kernel width]`, adds
-/// `bias [outputs]`: `[batch, outputs, height', width']`. All are f32 on the CPU. No gradient is recorded.
+/// `bias [outputs]`, or `[batch, outputs]` of each sample's own: `[batch, outputs, height', width']`. All are f32 on the CPU. No
+/// gradient is recorded.
 ///
 /// Errors are some 5e-7 of the largest result; 4e-6 for 3x3 kernels of stride 1 and padding 1 with at least 32
 /// channels on both sides and 32 pixels in both directions. Those also need, during the call, four times the memory
@@ -110,16 +133,41 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    let shape = Shape::new(x.dims4()?.into(), weight.dims4()?.into(), window)?;
+    let shape = Shape::new(x.dims4()?.into(), 1, weight.dims4()?.into(), window)?;
+    run(shape, x, weight, bias)
+}
+
+/// [`conv2d`] with stride 1 of `x` in which every pixel is repeated in both directions, `[batch, inputs, 2 * height, 2 * width]`,
+/// without making that: nearest-neighbour upsampling by two, then convolution.
+///
+/// # Errors
+/// As [`conv2d`].
+pub fn conv2d_doubled(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    padding: usize,
+) -> Result<Tensor> {
+    let window = Window { stride: 1, padding };
+    let shape = Shape::new(x.dims4()?.into(), 2, weight.dims4()?.into(), window)?;
+    run(shape, x, weight, bias)
+}
+
+fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     if let Some(bias) = bias
         && bias.dims() != [shape.outputs]
+        && bias.dims() != [shape.batch, shape.outputs]
     {
-        bail!("bias {:?}, expected [{}]", bias.shape(), shape.outputs);
+        let Shape { batch, outputs, .. } = shape;
+        bail!(
+            "bias {:?}, expected [{outputs}] or [{batch}, {outputs}]",
+            bias.shape()
+        );
     }
     let Some(len) = shape.result_len() else {
         bail!("the result of {shape:?} is too large");
     };
-    let mut out = vec![0f32; len];
+    let mut out = zeros(len);
     let bias = match bias {
         Some(bias) => bias.contiguous()?,
         None => Tensor::zeros(shape.outputs, DType::F32, &Device::Cpu)?,
@@ -127,7 +175,6 @@ pub fn conv2d(
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     {
         let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);
-        // The algorithm depends on the sizes of one sample alone: so do the bits.
         let conv = if winograd::pays(&shape) {
             winograd::conv
         } else {
@@ -150,12 +197,12 @@ pub fn conv2d(
 }
 
 /// Bytes that [`conv2d`] holds at most during the call beside its arguments and its result, for an `x` and a `weight` of these
-/// sizes.
+/// sizes; [`conv2d_doubled`] holds as much as [`conv2d`] of an `x` of twice the sides.
 ///
 /// # Errors
 /// The sizes do not fit together.
 pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<u64> {
-    let shape = Shape::new(x, weight, window)?;
+    let shape = Shape::new(x, 1, weight, window)?;
     let elements = if winograd::pays(&shape) {
         winograd::scratch(&shape)
     } else {

@@ -7,13 +7,17 @@
 //!
 //! The kernels are evaluated on every call. Keeping them would take four times the memory of the weights.
 
-use std::array::from_fn;
-use std::ops::{Add, Mul, Sub};
+use std::ops::{Add, Mul, Range, Sub};
 
 use rayon::prelude::*;
 
 use super::{Shape, Window};
-use crate::strip::{Rows, strips};
+use crate::{
+    buffer::zeros,
+    isa::vectorized,
+    product::{PANEL, Panels, Rows, panels_len},
+    strip::{Strip, strips},
+};
 
 /// The points, and their squares.
 const A: f32 = 0.625;
@@ -21,36 +25,86 @@ const B: f32 = 1.5;
 const AA: f32 = A * A;
 const BB: f32 = B * B;
 
-/// Tiles of a band, the part of a sample that is in work at a time: enough for good matrix products.
-const TILES: usize = 512;
+/// Tiles of a band, which is in work at a time: enough for good matrix products.
+const TILES: usize = 128;
 /// Tiles that the arithmetic runs on side by side.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 #[derive(Clone, Copy)]
 struct Lanes([f32; LANES]);
 
+// Plain loops all through: what `map` and `from_fn` call is not inlined into code for other instructions.
+impl Lanes {
+    const ZERO: Self = Self([0.; LANES]);
+
+    /// The values of `row`, which may be fewer.
+    #[inline(always)]
+    fn read(row: &[f32]) -> Self {
+        match row.first_chunk() {
+            Some(row) => Self(*row),
+            None => {
+                let mut values = [0.; LANES];
+                values[..row.len()].copy_from_slice(row);
+                Self(values)
+            }
+        }
+    }
+
+    /// Every `step`-th value.
+    #[inline(always)]
+    fn read_every(step: usize, values: &[f32]) -> Self {
+        let mut lanes = Self::ZERO;
+        for l in 0..LANES {
+            lanes.0[l] = values[l * step];
+        }
+        lanes
+    }
+
+    /// Writes as many values as `row` has.
+    #[inline(always)]
+    fn write(&self, row: &mut [f32]) {
+        match row.first_chunk_mut() {
+            Some(row) => *row = self.0,
+            None => row.copy_from_slice(&self.0[..row.len()]),
+        }
+    }
+}
+
 impl Add for Lanes {
     type Output = Self;
-    fn add(self, other: Self) -> Self {
-        Self(from_fn(|i| self.0[i] + other.0[i]))
+    #[inline(always)]
+    fn add(mut self, other: Self) -> Self {
+        for l in 0..LANES {
+            self.0[l] += other.0[l];
+        }
+        self
     }
 }
 
 impl Sub for Lanes {
     type Output = Self;
-    fn sub(self, other: Self) -> Self {
-        Self(from_fn(|i| self.0[i] - other.0[i]))
+    #[inline(always)]
+    fn sub(mut self, other: Self) -> Self {
+        for l in 0..LANES {
+            self.0[l] -= other.0[l];
+        }
+        self
     }
 }
 
 impl Mul<f32> for Lanes {
     type Output = Self;
-    fn mul(self, factor: f32) -> Self {
-        Self(self.0.map(|v| v * factor))
+    #[inline(always)]
+    fn mul(mut self, factor: f32) -> Self {
+        for l in 0..LANES {
+            self.0[l] *= factor;
+        }
+        self
     }
 }
 
 /// A kernel's line at the points.
+#[inline(always)]
 fn kernel_at_points([x0, x1, x2]: [Lanes; 3]) -> [Lanes; 6] {
     let pair = |p: f32, pp: f32, qq: f32| {
         let norm = 1. / (2. * pp * (pp - qq));
@@ -62,6 +116,7 @@ fn kernel_at_points([x0, x1, x2]: [Lanes; 3]) -> [Lanes; 6] {
 }
 
 /// What a tile sees of the input, one line, at the points.
+#[inline(always)]
 fn input_at_points([x0, x1, x2, x3, x4, x5]: [Lanes; 6]) -> [Lanes; 6] {
     let (even_a, odd_a) = (x4 - x2 * BB, (x3 - x1 * BB) * A);
     let (even_b, odd_b) = (x4 - x2 * AA, (x3 - x1 * AA) * B);
@@ -76,6 +131,7 @@ fn input_at_points([x0, x1, x2, x3, x4, x5]: [Lanes; 6]) -> [Lanes; 6] {
 }
 
 /// A tile's line from its values at the points.
+#[inline(always)]
 fn interpolated([zero, a, minus_a, b, minus_b, infinity]: [Lanes; 6]) -> [Lanes; 4] {
     let (even_a, odd_a) = (a + minus_a, (a - minus_a) * A);
     let (even_b, odd_b) = (b + minus_b, (b - minus_b) * B);
@@ -88,13 +144,27 @@ fn interpolated([zero, a, minus_a, b, minus_b, infinity]: [Lanes; 6]) -> [Lanes;
 }
 
 /// `line` of every row, then of every column.
+#[inline(always)]
 fn both_ways<const N: usize, const M: usize>(
-    x: [[Lanes; N]; N],
+    x: &[[Lanes; N]; N],
     line: impl Fn([Lanes; N]) -> [Lanes; M],
 ) -> [[Lanes; M]; M] {
-    let rows = x.map(&line);
-    let columns: [[Lanes; M]; M] = from_fn(|j| line(from_fn(|i| rows[i][j])));
-    from_fn(|i| from_fn(|j| columns[j][i]))
+    let mut rows = [[Lanes::ZERO; M]; N];
+    for i in 0..N {
+        rows[i] = line(x[i]);
+    }
+    let mut values = [[Lanes::ZERO; M]; M];
+    for j in 0..M {
+        let mut column = [Lanes::ZERO; N];
+        for i in 0..N {
+            column[i] = rows[i][j];
+        }
+        let column = line(column);
+        for i in 0..M {
+            values[i][j] = column[i];
+        }
+    }
+    values
 }
 
 /// Whether this algorithm can compute `shape`, and is the faster one: maps and channels must be large enough to pay
@@ -111,141 +181,232 @@ pub(super) fn pays(shape: &Shape) -> bool {
         && shape.outputs >= 32
 }
 
-/// Tiles of a row and rows of tiles of a band.
-fn band([height, width]: [usize; 2]) -> [usize; 2] {
-    let across = width.div_ceil(4);
-    [across, (TILES / across).clamp(1, height.div_ceil(4))]
+/// Tiles along the two sides of a sample.
+fn tiles(shape: &Shape) -> [usize; 2] {
+    shape.image.map(|side| side.div_ceil(4))
+}
+
+/// Tiles of a band: whole rows of them.
+fn band(shape: &Shape) -> usize {
+    let [down, across] = tiles(shape);
+    let rows = (TILES / across).clamp(1, down.saturating_mul(shape.batch));
+    rows.saturating_mul(across)
 }
 
 /// Elements that [`conv`] holds at most: the kernels, and a band of both sides, at the points.
 pub(super) fn scratch(shape: &Shape) -> u64 {
-    let [down, across] = shape.image.map(|side| side.div_ceil(4));
-    let tiles = TILES.max(across).min(across.saturating_mul(down));
     let (inputs, outputs) = (shape.inputs as u64, shape.outputs as u64);
-    let band = (inputs + outputs).saturating_mul(tiles as u64);
+    let sides = panels_len(shape.inputs, band(shape)) as u64;
+    let sides = sides.saturating_add(panels_len(shape.outputs, band(shape)) as u64);
     inputs
         .saturating_mul(outputs)
-        .saturating_add(band)
+        .saturating_add(sides)
         .saturating_mul(36)
 }
 
-/// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds.
+/// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds, that of `bias` a multiple
+/// of its outputs.
 pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
-    let ([height, width], pixels) = (shape.image, shape.image_pixels());
-    let [across, tile_rows] = band(shape.image);
+    let (pixels, plane_len) = (shape.result_pixels(), shape.plane());
     let (inputs, outputs) = (shape.inputs, shape.outputs);
-    let mut kernels = vec![0f32; outputs * 36 * inputs];
-    kernels
-        .par_chunks_mut(36 * inputs)
-        .zip(weight.par_chunks(9 * inputs))
-        .for_each(|(points, kernels)| evaluate_kernels(kernels, points));
+    let [down, across] = tiles(shape);
+    let mut kernels = zeros(36 * outputs * inputs);
+    strips(&mut kernels, outputs * inputs, inputs)
+        .zip(weight.chunks(9 * inputs))
+        .collect::<Vec<_>>()
+        .into_par_iter()
+        .for_each(|(mut points, kernels)| vectorized!(evaluate_kernels(kernels, &mut points)));
 
-    let most_tiles = tile_rows * across;
-    let mut seen = vec![0f32; inputs * 36 * most_tiles];
-    let mut product = vec![0f32; outputs * 36 * most_tiles];
-    for (x, out) in x
-        .chunks(inputs * pixels)
-        .zip(out.chunks_mut(outputs * pixels))
-    {
-        for top in (0..height).step_by(4 * tile_rows) {
-            let bottom = height.min(top + 4 * tile_rows);
-            let tiles = (bottom - top).div_ceil(4) * across;
-            let columns = 36 * tiles;
-            let seen = &mut seen[..inputs * columns];
-            let product = &mut product[..outputs * columns];
-            seen.par_chunks_mut(columns)
-                .zip(x.par_chunks(pixels))
-                .for_each(|(points, plane)| evaluate_input(plane, width, [top, bottom], points));
-            let points: Vec<_> = strips(product, columns, tiles).collect();
-            points
-                .into_par_iter()
-                .enumerate()
-                .for_each(|(i, mut strip)| {
-                    let kernels = Rows::new(&kernels, 36 * inputs).columns_from(i * inputs);
-                    let seen = Rows::new(seen, columns).columns_from(strip.first());
-                    strip.set_product(kernels, seen, inputs);
-                });
-            out.par_chunks_mut(pixels)
-                .zip(product.par_chunks(columns))
-                .zip(bias)
-                .for_each(|((plane, points), bias)| {
-                    interpolate(
-                        points,
-                        width,
-                        *bias,
-                        &mut plane[top * width..bottom * width],
-                    );
-                });
-        }
+    // Tiles are counted through the batch, so that small samples share panels.
+    let (all, band) = (shape.batch * down * across, band(shape));
+    let most_panels = band.min(all).div_ceil(PANEL);
+    let mut seen = zeros(36 * most_panels * inputs * PANEL);
+    let mut product = zeros(36 * most_panels * outputs * PANEL);
+    for first in (0..all).step_by(band) {
+        let band = first..all.min(first + band);
+        let panels = band.len().div_ceil(PANEL);
+        let panel = |i: usize| {
+            let first = band.start + i * PANEL;
+            first..band.end.min(first + PANEL)
+        };
+
+        // [36, panels, inputs, PANEL]
+        let seen = &mut seen[..36 * panels * inputs * PANEL];
+        strips(seen, panels * inputs * PANEL, PANEL)
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .enumerate()
+            .with_min_len(8)
+            .for_each(|(i, mut points)| {
+                let (panel, input) = (panel(i / inputs), i % inputs);
+                let plane =
+                    |sample: usize| &x[(sample * inputs + input) * plane_len..][..plane_len];
+                vectorized!(evaluate_input(shape, plane, panel, &mut points));
+            });
+
+        // [36, panels, outputs, PANEL]
+        let product = &mut product[..36 * panels * outputs * PANEL];
+        product
+            .par_chunks_mut(outputs * PANEL)
+            .enumerate()
+            .for_each(|(i, product)| {
+                let point = i / panels;
+                let kernels = Rows::new(&kernels[point * outputs * inputs..], inputs);
+                let seen = &seen[i * inputs * PANEL..][..inputs * PANEL];
+                for mut product in strips(product, PANEL, PANEL) {
+                    product.set_product(kernels, Panels::new(seen, inputs));
+                }
+            });
+
+        let samples = band.start / (down * across)..(band.end - 1) / (down * across) + 1;
+        out[samples.start * outputs * pixels..samples.end * outputs * pixels]
+            .par_chunks_mut(pixels)
+            .enumerate()
+            .for_each(|(i, plane)| {
+                let (sample, output) = (samples.start + i / outputs, i % outputs);
+                let bias = bias[(sample * outputs + output) % bias.len()];
+                let tiles = band.start.max(sample * down * across)
+                    ..band.end.min((sample + 1) * down * across);
+                let points = |point: usize, tile: usize| {
+                    let at = tile - band.start;
+                    let row = (point * panels + at / PANEL) * outputs + output;
+                    &product[row * PANEL..][at % PANEL..PANEL]
+                };
+                vectorized!(interpolate(shape, points, tiles, band.start, bias, plane));
+            });
     }
 }
 
-/// `kernels [inputs, 9]` to `[36, inputs]`.
-fn evaluate_kernels(kernels: &[f32], points: &mut [f32]) {
+/// Some tiles side by side in a sample.
+#[derive(Clone, Copy)]
+struct Run {
+    /// The first one, counted through the batch.
+    first: usize,
+    /// At most [`LANES`].
+    count: usize,
+    sample: usize,
+    /// The first one's first pixel.
+    y: usize,
+    x: usize,
+}
+
+/// The runs of `tiles`, none of which crosses a multiple of [`PANEL`] tiles from `origin` on.
+#[inline(always)]
+fn runs(shape: &Shape, tiles: Range<usize>, origin: usize) -> impl Iterator<Item = Run> {
+    let [down, across] = self::tiles(shape);
+    let mut first = tiles.start;
+    std::iter::from_fn(move || {
+        let (row, column) = (first / across, first % across);
+        let count = LANES
+            .min(tiles.end.checked_sub(first)?)
+            .min(across - column)
+            .min(PANEL - (first - origin) % PANEL);
+        let run = Run {
+            first,
+            count,
+            sample: row / down,
+            y: 4 * (row % down),
+            x: 4 * column,
+        };
+        first += count;
+        (count > 0).then_some(run)
+    })
+}
+
+/// `kernels [inputs, 9]` to the 36 rows of `points`.
+#[inline(always)]
+fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
     let inputs = kernels.len() / 9;
     for first in (0..inputs).step_by(LANES) {
         let count = LANES.min(inputs - first);
-        let tap = |i: usize| Lanes(from_fn(|l| kernels[(first + l.min(count - 1)) * 9 + i]));
-        let values = both_ways(from_fn(|y| from_fn(|x| tap(3 * y + x))), kernel_at_points);
-        for (row, values) in points.chunks_exact_mut(inputs).zip(values.as_flattened()) {
-            row[first..first + count].copy_from_slice(&values.0[..count]);
+        let mut taps = [[Lanes::ZERO; 3]; 3];
+        for l in 0..count {
+            let kernel = &kernels[(first + l) * 9..][..9];
+            for (tap, weight) in taps.as_flattened_mut().iter_mut().zip(kernel) {
+                tap.0[l] = *weight;
+            }
+        }
+        let values = both_ways(&taps, kernel_at_points);
+        for (i, values) in values.as_flattened().iter().enumerate() {
+            values.write(&mut points.row(i)[first..first + count]);
         }
     }
 }
 
-/// What the tiles of rows `top` to `bottom` of the plane see of it, to `[36, tiles]`.
-fn evaluate_input(plane: &[f32], width: usize, [top, bottom]: [usize; 2], points: &mut [f32]) {
-    let across = width.div_ceil(4);
-    let tiles = points.len() / 36;
-    // The six lines that a row of tiles sees, between zeros.
-    let padded = 4 * across.next_multiple_of(LANES) + 2;
-    let mut lines = vec![0f32; 6 * padded];
-    for (tile_row, y) in (top..bottom).step_by(4).enumerate() {
-        for (i, line) in lines.chunks_exact_mut(padded).enumerate() {
-            let line = &mut line[1..=width];
-            match (y + i)
-                .checked_sub(1)
-                .and_then(|y| plane.chunks_exact(width).nth(y))
-            {
-                Some(source) => line.copy_from_slice(source),
-                None => line.fill(0.),
+/// What `tiles`, all of a panel, see of the planes of their samples, to the 36 rows of `points`.
+#[inline(always)]
+fn evaluate_input<'a>(
+    shape: &Shape,
+    plane: impl Fn(usize) -> &'a [f32],
+    tiles: Range<usize>,
+    points: &mut Strip,
+) {
+    const WIDTH: usize = 4 * LANES + 2;
+    let [height, width] = shape.image;
+    let origin = tiles.start;
+    // The pixels from one above and to the left of a run's first tile on, zeros where there are none.
+    let mut lines = [[0f32; WIDTH]; 6];
+    for run in runs(shape, tiles, origin) {
+        let plane = plane(run.sample);
+        let left = run.x.saturating_sub(1);
+        let right = width.min(run.x + WIDTH - 1);
+        for (i, line) in lines.iter_mut().enumerate() {
+            let y = (run.y + i).checked_sub(1).filter(|y| *y < height);
+            if y.is_none() || right - left < WIDTH {
+                *line = [0.; WIDTH];
+            }
+            if let Some(y) = y {
+                let first = left + 1 - run.x;
+                let line = &mut line[first..first + right - left];
+                shape.read_line(plane, [y, left], line);
             }
         }
-        for first in (0..across).step_by(LANES) {
-            let count = LANES.min(across - first);
-            let line = |i: usize| &lines[i * padded + 4 * first..][..4 * LANES + 2];
-            let seen = from_fn(|i| {
-                let line = line(i);
-                from_fn(|j| Lanes(from_fn(|l| line[4 * l + j])))
-            });
-            let values = both_ways(seen, input_at_points);
-            let at = tile_row * across + first;
-            for (row, values) in points.chunks_exact_mut(tiles).zip(values.as_flattened()) {
-                row[at..at + count].copy_from_slice(&values.0[..count]);
+        let mut seen = [[Lanes::ZERO; 6]; 6];
+        for (seen, line) in seen.iter_mut().zip(&lines) {
+            for (j, seen) in seen.iter_mut().enumerate() {
+                *seen = Lanes::read_every(4, &line[j..]);
             }
+        }
+        let values = both_ways(&seen, input_at_points);
+        let at = run.first - origin;
+        for (i, values) in values.as_flattened().iter().enumerate() {
+            values.write(&mut points.row(i)[at..at + run.count]);
         }
     }
 }
 
-/// Tiles from their values at the points `[36, tiles]`, plus `bias`, to whole rows of a plane.
-fn interpolate(points: &[f32], width: usize, bias: f32, rows: &mut [f32]) {
-    let across = width.div_ceil(4);
-    let tiles = points.len() / 36;
-    for (tile_row, rows) in rows.chunks_mut(4 * width).enumerate() {
-        for first in (0..across).step_by(LANES) {
-            let count = LANES.min(across - first);
-            let at = tile_row * across + first;
-            let mut values = [[Lanes([0.; LANES]); 6]; 6];
-            for (row, values) in points.chunks_exact(tiles).zip(values.as_flattened_mut()) {
-                values.0[..count].copy_from_slice(&row[at..at + count]);
+/// `tiles`, all of one sample, from their values at the points plus `bias`, to the pixels of `plane`. `points(point, tile)` are the
+/// values of the tiles from `tile` to the end of its panel; panels start at `origin`.
+#[inline(always)]
+fn interpolate<'a>(
+    shape: &Shape,
+    points: impl Fn(usize, usize) -> &'a [f32],
+    tiles: Range<usize>,
+    origin: usize,
+    bias: f32,
+    plane: &mut [f32],
+) {
+    let width = shape.image[1];
+    for run in runs(shape, tiles, origin) {
+        let mut values = [[Lanes::ZERO; 6]; 6];
+        for (i, values) in values.as_flattened_mut().iter_mut().enumerate() {
+            *values = Lanes::read(&points(i, run.first)[..run.count]);
+        }
+        let values = both_ways(&values, interpolated);
+        let rows = plane[run.y * width..].chunks_exact_mut(width);
+        for (row, values) in rows.zip(&values) {
+            let mut pixels = [0f32; 4 * LANES];
+            for l in 0..LANES {
+                for (j, values) in values.iter().enumerate() {
+                    pixels[4 * l + j] = values.0[l] + bias;
+                }
             }
-            let values = both_ways(values, interpolated);
-            for (row, values) in rows.chunks_exact_mut(width).zip(&values) {
-                let row = &mut row[4 * first..];
-                for (l, pixels) in row.chunks_mut(4).take(count).enumerate() {
-                    for (pixel, values) in pixels.iter_mut().zip(values) {
-                        *pixel = values.0[l] + bias;
-                    }
+            let row = &mut row[run.x..];
+            match row.first_chunk_mut() {
+                Some(row) if run.count == LANES => *row = pixels,
+                _ => {
+                    let count = row.len().min(4 * run.count);
+                    row[..count].copy_from_slice(&pixels[..count]);
                 }
             }
         }
