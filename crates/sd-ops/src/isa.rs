@@ -86,13 +86,7 @@ fn avx512<R>(kernel: impl FnOnce() -> R) -> R {
 #[cfg(test)]
 #[inline(always)]
 pub(crate) fn assert_same_bits(kernel: impl Fn() -> Vec<f32>) {
-    let bits = |isa: Isa| -> Vec<u32> {
-        let values = isa.run(
-            #[inline(always)]
-            || kernel(),
-        );
-        values.into_iter().map(f32::to_bits).collect()
-    };
+    let bits = |isa: Isa| -> Vec<u32> { isa.run(&kernel).into_iter().map(f32::to_bits).collect() };
     let portable = bits(Isa::Portable);
     for isa in Isa::available() {
         assert!(bits(isa) == portable, "{isa:?} differs from plain code");

@@ -185,33 +185,38 @@ mod x86 {
 
     macro_rules! vector {
         ($vector:ty, $lanes:literal, $pass:literal, $splat:ident, $load:ident, $store:ident, $add:ident, $fma:ident) => {
-            // SAFETY: callers use these where the machine has the instructions, on pointers to as many floats.
+            // Callers use these where the machine has the instructions, on pointers to as many floats.
             impl Vector for $vector {
                 const LANES: usize = $lanes;
                 const PASS: usize = $pass;
 
                 #[inline(always)]
                 unsafe fn splat(v: f32) -> Self {
+                    // SAFETY: as all of them.
                     unsafe { $splat(v) }
                 }
 
                 #[inline(always)]
                 unsafe fn load(from: *const f32) -> Self {
+                    // SAFETY: as all of them.
                     unsafe { $load(from) }
                 }
 
                 #[inline(always)]
                 unsafe fn store(self, to: *mut f32) {
+                    // SAFETY: as all of them.
                     unsafe { $store(to, self) }
                 }
 
                 #[inline(always)]
                 unsafe fn plus(self, other: Self) -> Self {
+                    // SAFETY: as all of them.
                     unsafe { $add(self, other) }
                 }
 
                 #[inline(always)]
                 unsafe fn plus_product(self, a: Self, b: Self) -> Self {
+                    // SAFETY: as all of them.
                     unsafe { $fma(a, b, self) }
                 }
             }
@@ -316,6 +321,10 @@ unsafe fn tiles<V: Vector, const N: usize>(
 }
 
 /// `M` rows of `N` vectors.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "indices unroll, where iterators would have to be inlined first"
+)]
 #[inline(always)]
 unsafe fn tile<V: Vector, const M: usize, const N: usize>(
     block: &Block,
