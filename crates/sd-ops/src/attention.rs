@@ -129,46 +129,49 @@ impl Inputs<'_> {
             });
     }
 
-    /// One head's row of a sample's keys or values.
-    fn head<'a>(&self, x: &'a [f32], sample: usize, head: usize, row: usize) -> &'a [f32] {
-        &x[(sample * self.keys + row) * self.channels + head * self.head..][..self.head]
-    }
-
-    /// The keys as columns: `[batch, heads, keys / PANEL, channels of a head, PANEL]`.
+    /// The keys of each sample and head as columns.
     fn keys_in_panels(&self) -> Vec<f32> {
-        let heads = self.channels / self.head;
-        let panels = self.keys.div_ceil(PANEL);
-        let samples = self.k.len() / (self.keys * self.channels);
-        let mut out = zeros(samples * heads * panels_len(self.head, self.keys));
-        out.par_chunks_mut(self.head * PANEL)
-            .enumerate()
-            .for_each(|(i, out)| {
-                let (head, first) = (i / panels, i % panels * PANEL);
-                for (column, key) in (first..self.keys.min(first + PANEL)).enumerate() {
-                    let key = self.head(self.k, head / heads, head % heads, key);
-                    for (row, v) in out.chunks_exact_mut(PANEL).zip(key) {
-                        row[column] = *v;
-                    }
+        self.in_panels(self.k, self.head, self.keys, |key, first, panel| {
+            for (column, i) in (first..self.keys.min(first + PANEL)).enumerate() {
+                for (row, v) in panel.chunks_exact_mut(PANEL).zip(key(i)) {
+                    row[column] = *v;
                 }
-            });
-        out
+            }
+        })
     }
 
-    /// The values as rows: `[batch, heads, channels of a head / PANEL, keys, PANEL]`.
+    /// The values of each sample and head as rows.
     fn values_in_panels(&self) -> Vec<f32> {
+        self.in_panels(self.v, self.keys, self.head, |value, first, panel| {
+            let last = self.head.min(first + PANEL);
+            for (i, row) in panel.chunks_exact_mut(PANEL).enumerate() {
+                row[..last - first].copy_from_slice(&value(i)[first..last]);
+            }
+        })
+    }
+
+    /// A matrix of `depth` rows and `columns` of each sample and head of `x`: `[batch, heads, columns / PANEL, depth, PANEL]`.
+    /// `write(row, first, panel)` fills a panel from column `first` on, where `row(i)` is the head's row `i` of `x`.
+    fn in_panels<'a>(
+        &self,
+        x: &'a [f32],
+        depth: usize,
+        columns: usize,
+        write: impl Fn(&dyn Fn(usize) -> &'a [f32], usize, &mut [f32]) + Sync,
+    ) -> Vec<f32> {
         let heads = self.channels / self.head;
-        let panels = self.head.div_ceil(PANEL);
-        let samples = self.v.len() / (self.keys * self.channels);
-        let mut out = zeros(samples * heads * panels_len(self.keys, self.head));
-        out.par_chunks_mut(self.keys * PANEL)
+        let samples = x.len() / (self.keys * self.channels);
+        let panels = columns.div_ceil(PANEL);
+        let mut out = zeros(samples * heads * panels_len(depth, columns));
+        out.par_chunks_mut(depth * PANEL)
             .enumerate()
-            .for_each(|(i, out)| {
+            .for_each(|(i, panel)| {
                 let (head, first) = (i / panels, i % panels * PANEL);
-                let last = self.head.min(first + PANEL);
-                for (key, row) in out.chunks_exact_mut(PANEL).enumerate() {
-                    let value = self.head(self.v, head / heads, head % heads, key);
-                    row[..last - first].copy_from_slice(&value[first..last]);
-                }
+                let row = |i: usize| {
+                    let row = head / heads * self.keys + i;
+                    &x[row * self.channels + head % heads * self.head..][..self.head]
+                };
+                write(&row, first, panel);
             });
         out
     }

@@ -229,3 +229,17 @@ fn moments(values: &[f32], eps: f64) -> [f32; 2] {
     let variance = squares / count;
     [mean as f32, (variance + eps).sqrt().recip() as f32]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::assert_same_bits;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let x: Vec<f32> = (0..10_007)
+            .map(|i| (i * 7919 % 2003) as f32 / 91.)
+            .collect();
+        assert_same_bits(|| moments(&x, 1e-5).to_vec());
+    }
+}

@@ -1,6 +1,9 @@
 //! Convolution against its definition in f64.
 
+mod common;
+
 use candle_core::{DType, Device, Result, Tensor};
+use common::{bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{Window, conv2d, conv2d_doubled};
 
@@ -8,27 +11,6 @@ use sd_ops::{Window, conv2d, conv2d_doubled};
 const TOLERANCE: f64 = 1e-6;
 /// The same of large 3x3 convolutions, which take fewer products and lose some more.
 const WINOGRAD_TOLERANCE: f64 = 1e-5;
-
-fn random(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed;
-    let values = (0..shape.iter().product()).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.
-    });
-    Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
-}
-
-fn bits(x: &Tensor) -> Vec<u32> {
-    let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
-    values.into_iter().map(f32::to_bits).collect()
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    x.to_vec1().unwrap()
-}
 
 /// The sums of the definition, one after the other.
 fn by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor, window: Window) -> Tensor {
@@ -78,12 +60,6 @@ fn error(found: &Tensor, expected: &Tensor) -> f64 {
     let errors = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
     // `f64::max` would drop a NaN.
     errors.fold(0., |m, e| if e <= m { m } else { e }) / largest
-}
-
-/// Runs `f` on `threads` threads.
-fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build().unwrap().install(f)
 }
 
 /// Batch, inputs, outputs, height, width, kernel height, kernel width, stride, padding.

@@ -1,27 +1,14 @@
 //! Attention, linear layers and norms against their definitions in f64.
 
-use candle_core::{DType, Device, Tensor, cpu::erf::erf_f64};
+mod common;
+
+use candle_core::{DType, Tensor, cpu::erf::erf_f64};
+use common::{bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{GroupNorm, add_in_place, attention, layer_norm, linear, linear_geglu};
 
 /// Largest error, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
-
-fn random(seed: u64, shape: &[usize]) -> Tensor {
-    let mut state = seed;
-    let values = (0..shape.iter().product()).map(|_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
-        (state >> 40) as f32 / (1 << 23) as f32 - 1.
-    });
-    Tensor::from_vec(values.collect::<Vec<f32>>(), shape, &Device::Cpu).unwrap()
-}
-
-fn values(x: &Tensor) -> Vec<f64> {
-    let x = x.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-    x.to_vec1().unwrap()
-}
 
 /// The largest difference over the largest expected value.
 #[track_caller]
@@ -37,16 +24,6 @@ fn assert_close(found: &Tensor, shape: &[usize], expected: &[f64]) {
             "{found} is not {expected}: off by {error:.1e}"
         );
     }
-}
-
-fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) -> R {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
-    pool.build().unwrap().install(f)
-}
-
-fn bits(x: &Tensor) -> Vec<u32> {
-    let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
-    values.into_iter().map(f32::to_bits).collect()
 }
 
 fn linear_by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> {

@@ -412,3 +412,45 @@ fn interpolate<'a>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::isa::assert_same_bits;
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        let numbers = |count: usize| -> Vec<f32> {
+            (0..count)
+                .map(|i| (i * 7919 % 2003) as f32 / 1001.5 - 1.)
+                .collect()
+        };
+        let window = Window {
+            stride: 1,
+            padding: 1,
+        };
+        let shape = Shape::new([1, 37, 33, 71], 1, [1, 37, 3, 3], window).unwrap();
+        let (kernels, plane) = (numbers(37 * 9), numbers(33 * 71));
+        assert_same_bits(|| {
+            let mut points = vec![0.; 36 * 37];
+            for mut points in strips(&mut points, 37, 37) {
+                evaluate_kernels(&kernels, &mut points);
+            }
+            points
+        });
+        assert_same_bits(|| {
+            let mut points = vec![0.; 36 * PANEL];
+            for mut points in strips(&mut points, PANEL, PANEL) {
+                evaluate_input(&shape, |_| &plane, 20..20 + PANEL, &mut points);
+            }
+            points
+        });
+        let values = numbers(36 * PANEL);
+        assert_same_bits(|| {
+            let mut plane = plane.clone();
+            let points = |point: usize, tile: usize| &values[point * PANEL..][tile - 20..PANEL];
+            interpolate(&shape, points, 20..20 + PANEL, 20, 0.5, &mut plane);
+            plane
+        });
+    }
+}
