@@ -28,6 +28,16 @@ const QUERIES: std::ops::RangeInclusive<usize> = 18..=258;
 /// # Errors
 /// The shapes do not fit together, there is no key, or a tensor is of another dtype or device.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool) -> Result<Tensor> {
+    with_inputs([q, k, v], heads, causal, |inputs, out| inputs.attend(out))
+}
+
+/// A tensor like `q`, filled by `attend`, if the inputs fit together.
+pub(crate) fn with_inputs(
+    [q, k, v]: [&Tensor; 3],
+    heads: usize,
+    causal: bool,
+    attend: impl FnOnce(&Inputs, &mut [f32]),
+) -> Result<Tensor> {
     let (batch, queries, channels) = q.dims3()?;
     let (key_batch, keys, key_channels) = k.dims3()?;
     let fits = heads > 0
@@ -41,7 +51,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     }
     let [q, k, v] = [q.contiguous()?, k.contiguous()?, v.contiguous()?];
     let mut out = zeros(q.elem_count());
-    {
+    if !out.is_empty() {
         let [q, k, v] = [&q, &k, &v].map(Tensor::storage_and_layout);
         let inputs = Inputs {
             q: values(&q.0, q.1)?,
@@ -53,7 +63,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
             head: channels / heads,
             causal,
         };
-        inputs.attend(&mut out);
+        attend(&inputs, &mut out);
     }
     Tensor::from_vec(out, (batch, queries, channels), &Device::Cpu)
 }
@@ -77,44 +87,30 @@ fn block(keys: usize) -> usize {
     (SCORES / keys.max(1)).clamp(*QUERIES.start(), *QUERIES.end())
 }
 
-struct Inputs<'a> {
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    queries: usize,
-    keys: usize,
+pub(crate) struct Inputs<'a> {
+    pub(crate) q: &'a [f32],
+    pub(crate) k: &'a [f32],
+    pub(crate) v: &'a [f32],
+    pub(crate) queries: usize,
+    pub(crate) keys: usize,
     /// Of all heads.
-    channels: usize,
+    pub(crate) channels: usize,
     /// Channels of one head.
-    head: usize,
-    causal: bool,
+    pub(crate) head: usize,
+    pub(crate) causal: bool,
 }
 
 /// One head's answers to some neighbouring queries.
-struct Task<'a> {
-    sample: usize,
-    first_query: usize,
-    out: Strip<'a>,
+pub(crate) struct Task<'a> {
+    pub(crate) sample: usize,
+    pub(crate) first_query: usize,
+    pub(crate) out: Strip<'a>,
 }
 
 impl Inputs<'_> {
     fn attend(&self, out: &mut [f32]) {
-        if out.is_empty() {
-            return;
-        }
         let (keys, values) = (self.keys_in_panels(), self.values_in_panels());
-        let block = block(self.keys);
-        let mut tasks = Vec::new();
-        for (sample, out) in out.chunks_mut(self.queries * self.channels).enumerate() {
-            for (i, out) in out.chunks_mut(block * self.channels).enumerate() {
-                tasks.extend(strips(out, self.channels, self.head).map(|out| Task {
-                    sample,
-                    first_query: i * block,
-                    out,
-                }));
-            }
-        }
-        tasks
+        self.tasks(out, block(self.keys))
             .into_par_iter()
             .for_each_init(Vec::new, |scores, task| {
                 let heads = self.channels / self.head;
@@ -127,6 +123,21 @@ impl Inputs<'_> {
                 let values = of_head(&values, self.keys, self.head, i);
                 self.run(task, keys, values, scores)
             });
+    }
+
+    /// What is to be done, for `block` queries at a time.
+    pub(crate) fn tasks<'a>(&self, out: &'a mut [f32], block: usize) -> Vec<Task<'a>> {
+        let mut tasks = Vec::new();
+        for (sample, out) in out.chunks_mut(self.queries * self.channels).enumerate() {
+            for (i, out) in out.chunks_mut(block * self.channels).enumerate() {
+                tasks.extend(strips(out, self.channels, self.head).map(|out| Task {
+                    sample,
+                    first_query: i * block,
+                    out,
+                }));
+            }
+        }
+        tasks
     }
 
     /// The keys of each sample and head as columns.

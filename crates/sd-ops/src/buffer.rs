@@ -1,34 +1,48 @@
 //! Memory for results, and for what operators make on the way to them.
 
 /// So many zeros.
-///
-/// Large buffers come in large pages where the system has them (Linux): a result is written once, and to get its memory in pages
-/// of 4 KiB takes longer than many an operator.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     let buffer = vec![0f32; len];
-    #[cfg(target_os = "linux")]
     advise(&buffer);
     buffer
 }
 
+/// An empty buffer with room for so much.
+pub(crate) fn room<T>(len: usize) -> Vec<T> {
+    let buffer = Vec::with_capacity(len);
+    advise(&buffer);
+    buffer
+}
+
+/// Asks the system for large pages, where it has them (Linux), if `buffer` is large: a result is written once, and to get its
+/// memory in pages of 4 KiB takes longer than many an operator.
+#[cfg_attr(
+    not(target_os = "linux"),
+    expect(clippy::ptr_arg, reason = "its room counts, not what it holds")
+)]
+fn advise<T>(buffer: &Vec<T>) {
+    #[cfg(target_os = "linux")]
+    advise_bytes(buffer.as_ptr().cast(), buffer.capacity() * size_of::<T>());
+    #[cfg(not(target_os = "linux"))]
+    let _ = buffer;
+}
+
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "a system call that takes a pointer")]
-fn advise(buffer: &[f32]) {
+fn advise_bytes(start: *const u8, bytes: usize) {
     const LARGE: usize = 2 << 20;
     const PAGE: usize = 4096;
-    let bytes = size_of_val(buffer);
     if bytes < 2 * LARGE {
         return;
     }
     // Whole pages: the buffer's own, and no others.
-    let start = buffer.as_ptr().addr();
-    let first = start.next_multiple_of(PAGE);
-    let end = (start + bytes) / PAGE * PAGE;
+    let first = start.addr().next_multiple_of(PAGE);
+    let end = (start.addr() + bytes) / PAGE * PAGE;
     // SAFETY: the advice changes how memory is provided, not what it holds. Without it everything works: the result is of no
     // interest.
     unsafe {
         libc::madvise(
-            buffer.as_ptr().with_addr(first).cast_mut().cast(),
+            start.with_addr(first).cast_mut().cast(),
             end - first,
             libc::MADV_HUGEPAGE,
         );

@@ -16,6 +16,7 @@
 //! ```
 
 mod attention;
+pub mod bf16;
 mod buffer;
 mod conv;
 mod isa;

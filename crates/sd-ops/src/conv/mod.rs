@@ -18,22 +18,22 @@ pub struct Window {
 
 /// The sizes of one convolution.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
-    batch: usize,
-    inputs: usize,
-    outputs: usize,
+pub(crate) struct Shape {
+    pub(crate) batch: usize,
+    pub(crate) inputs: usize,
+    pub(crate) outputs: usize,
     /// How often each pixel of the input is repeated in both directions.
-    repeat: usize,
+    pub(crate) repeat: usize,
     /// Height and width after that, as are the two below.
-    image: [usize; 2],
-    kernel: [usize; 2],
-    result: [usize; 2],
-    window: Window,
+    pub(crate) image: [usize; 2],
+    pub(crate) kernel: [usize; 2],
+    pub(crate) result: [usize; 2],
+    pub(crate) window: Window,
 }
 
 impl Shape {
     /// Of `x [batch, inputs, height, width]`, `repeat`ed, and `weight [outputs, inputs, kernel height, kernel width]`.
-    fn new(x: [usize; 4], repeat: usize, weight: [usize; 4], window: Window) -> Result<Self> {
+    pub(crate) fn new(x: [usize; 4], repeat: usize, weight: [usize; 4], window: Window) -> Result<Self> {
         let [batch, inputs, height, width] = x;
         let [height, width] = [height, width].map(|side| side.saturating_mul(repeat));
         let [outputs, weight_inputs, kernel_height, kernel_width] = weight;
@@ -65,13 +65,13 @@ impl Shape {
     }
 
     /// Elements of one channel of an input.
-    fn plane(&self) -> usize {
+    pub(crate) fn plane(&self) -> usize {
         self.image.iter().map(|side| side / self.repeat).product()
     }
 
     /// The part of a line of a `plane` from pixel `x` of the image's line `y` on.
     #[inline(always)]
-    fn read_line(&self, plane: &[f32], [y, x]: [usize; 2], line: &mut [f32]) {
+    pub(crate) fn read_line(&self, plane: &[f32], [y, x]: [usize; 2], line: &mut [f32]) {
         let width = self.image[1] / self.repeat;
         let source = &plane[y / self.repeat * width..][..width];
         if self.repeat == 1 {
@@ -84,22 +84,44 @@ impl Shape {
     }
 
     /// Elements of one channel of a result.
-    fn result_pixels(&self) -> usize {
+    pub(crate) fn result_pixels(&self) -> usize {
         self.result[0].saturating_mul(self.result[1])
     }
 
     /// Weights of one pair of an input and an output channel.
-    fn taps(&self) -> usize {
+    pub(crate) fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Elements of all results, if there can be so many.
-    fn result_len(&self) -> Option<usize> {
+    /// Elements of all results.
+    ///
+    /// # Errors
+    /// There cannot be so many.
+    pub(crate) fn result_len(&self) -> Result<usize> {
         let [height, width] = self.result;
-        [self.outputs, height, width]
+        let len = [self.outputs, height, width]
             .iter()
             .try_fold(self.batch, |len, &n| len.checked_mul(n))
-            .filter(|len| *len <= isize::MAX as usize / size_of::<f32>())
+            .filter(|len| *len <= isize::MAX as usize / size_of::<f32>());
+        match len {
+            Some(len) => Ok(len),
+            None => bail!("the result of {self:?} is too large"),
+        }
+    }
+
+    /// The bias to add, of all samples or of each one, which may be none.
+    pub(crate) fn bias(&self, bias: Option<&Tensor>) -> Result<Tensor> {
+        let Self { batch, outputs, .. } = *self;
+        match bias {
+            Some(bias) if [&[outputs][..], &[batch, outputs]].contains(&bias.dims()) => {
+                bias.contiguous()
+            }
+            Some(bias) => bail!(
+                "bias {:?}, expected [{outputs}] or [{batch}, {outputs}]",
+                bias.shape()
+            ),
+            None => Tensor::zeros(outputs, DType::F32, &Device::Cpu),
+        }
     }
 }
 
@@ -154,24 +176,8 @@ pub fn conv2d_doubled(
 }
 
 fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    if let Some(bias) = bias
-        && bias.dims() != [shape.outputs]
-        && bias.dims() != [shape.batch, shape.outputs]
-    {
-        let Shape { batch, outputs, .. } = shape;
-        bail!(
-            "bias {:?}, expected [{outputs}] or [{batch}, {outputs}]",
-            bias.shape()
-        );
-    }
-    let Some(len) = shape.result_len() else {
-        bail!("the result of {shape:?} is too large");
-    };
-    let mut out = zeros(len);
-    let bias = match bias {
-        Some(bias) => bias.contiguous()?,
-        None => Tensor::zeros(shape.outputs, DType::F32, &Device::Cpu)?,
-    };
+    let bias = shape.bias(bias)?;
+    let mut out = zeros(shape.result_len()?);
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     {
         let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);

@@ -1,6 +1,8 @@
 //! What the tests of all operators share.
+#![allow(dead_code, reason = "not every test needs all of it")]
 
 use candle_core::{DType, Device, Tensor};
+use sd_ops::Window;
 
 /// Numbers between -1 and 1.
 pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {
@@ -28,4 +30,65 @@ pub(crate) fn on_threads<R: Send>(threads: usize, f: impl FnOnce() -> R + Send) 
 pub(crate) fn bits(x: &Tensor) -> Vec<u32> {
     let values: Vec<f32> = x.flatten_all().unwrap().to_vec1().unwrap();
     values.into_iter().map(f32::to_bits).collect()
+}
+
+/// The largest difference over the largest expected value.
+pub(crate) fn error(found: &Tensor, expected: &Tensor) -> f64 {
+    assert_eq!(found.dims(), expected.dims());
+    let (found, expected) = (values(found), values(expected));
+    let largest = expected
+        .iter()
+        .fold(f64::MIN_POSITIVE, |m, v| m.max(v.abs()));
+    let errors = found.iter().zip(&expected).map(|(f, e)| (f - e).abs());
+    // `f64::max` would drop a NaN.
+    errors.fold(0., |m, e| if e <= m { m } else { e }) / largest
+}
+
+/// Batch, inputs, outputs, height, width, kernel height, kernel width, stride, padding.
+pub(crate) type Case = [usize; 9];
+
+/// Every way that tasks and blocks are cut, with and without a rest.
+pub(crate) const CASES: &[Case] = &[
+    [1, 1, 1, 1, 1, 1, 1, 1, 0],
+    [1, 1, 1, 1, 1, 3, 3, 1, 1],
+    [2, 1, 5, 9, 7, 3, 3, 1, 1],
+    [2, 3, 4, 7, 9, 3, 3, 2, 1],
+    [1, 5, 3, 8, 8, 3, 3, 2, 0],
+    [1, 3, 2, 5, 6, 5, 3, 1, 2],
+    [1, 2, 3, 6, 5, 2, 4, 3, 3],
+    [1, 2, 2, 3, 3, 3, 3, 1, 4],
+    [1, 4, 4, 2, 2, 6, 6, 1, 2],
+    [3, 37, 19, 5, 3, 1, 1, 1, 0],
+    [1, 3, 5, 6, 7, 1, 1, 2, 0],
+    [1, 3, 5, 6, 7, 1, 1, 1, 1],
+    [1, 4, 320, 13, 11, 3, 3, 1, 1],
+    [1, 320, 4, 13, 11, 3, 3, 1, 1],
+    [2, 130, 300, 8, 8, 3, 3, 1, 1],
+    [1, 33, 17, 37, 41, 3, 3, 1, 1],
+    [1, 33, 17, 37, 41, 3, 3, 2, 1],
+    [1, 40, 24, 33, 35, 1, 1, 1, 0],
+    [1, 3, 2, 2, 1500, 3, 3, 1, 1],
+    [1, 2, 3, 1500, 1, 3, 3, 1, 1],
+];
+
+/// A case's input, weight, bias and window.
+pub(crate) fn case(
+    [
+        batch,
+        inputs,
+        outputs,
+        height,
+        width,
+        kernel_height,
+        kernel_width,
+        stride,
+        padding,
+    ]: Case,
+) -> (Tensor, Tensor, Tensor, Window) {
+    (
+        random(1, &[batch, inputs, height, width]),
+        random(2, &[outputs, inputs, kernel_height, kernel_width]),
+        random(3, &[outputs]),
+        Window { stride, padding },
+    )
 }
