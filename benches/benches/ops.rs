@@ -7,7 +7,7 @@ use std::time::Duration;
 use candle_core::{D, Module, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sd_bench::input;
-use sd_ops::{Window, attention, conv2d, linear, linear_geglu};
+use sd_ops::{Window, attention, bf16, conv2d, linear, linear_geglu};
 
 /// Layer, input `[batch, channels, height, width]`, output channels, side of the kernel, stride.
 type Convolution = (&'static str, [usize; 4], usize, usize, usize);
@@ -51,6 +51,11 @@ fn convolutions(criterion: &mut Criterion) {
         group.bench_function(format!("{layer}-ours/{sides}/f32"), |bencher| {
             bencher.iter(|| conv2d(&x, &weight, Some(&bias), Window { stride, padding }).unwrap());
         });
+        group.bench_function(format!("{layer}-ours/{sides}/bf16"), |bencher| {
+            let weight = bf16::Weight::new(&weight).unwrap();
+            let window = Window { stride, padding };
+            bencher.iter(|| bf16::conv2d(&x, &weight, Some(&bias), window).unwrap());
+        });
         group.bench_function(format!("{layer}-candle/{sides}/f32"), |bencher| {
             bencher.iter(|| {
                 let y = x.conv2d(&weight, padding, stride, 1, 1).unwrap();
@@ -80,12 +85,21 @@ fn layers(criterion: &mut Criterion) {
         // As small as trained ones: gates far from 0 take other branches.
         let weight = (input((weights, inputs)).unwrap() / (inputs as f64).sqrt()).unwrap();
         let bias = input(weights).unwrap();
-        let shape = format!("2x{rows}x{inputs}-{outputs}/f32");
-        group.bench_function(format!("{name}-ours/{shape}"), |bencher| {
+        let shape = format!("2x{rows}x{inputs}-{outputs}");
+        group.bench_function(format!("{name}-ours/{shape}/f32"), |bencher| {
             let layer = if is_gated { linear_geglu } else { linear };
             bencher.iter(|| layer(&x, &weight, Some(&bias)).unwrap());
         });
-        group.bench_function(format!("{name}-candle/{shape}"), |bencher| {
+        group.bench_function(format!("{name}-ours/{shape}/bf16"), |bencher| {
+            if is_gated {
+                let weight = bf16::Weight::gated(&weight).unwrap();
+                bencher.iter(|| bf16::linear_geglu(&x, &weight, Some(&bias)).unwrap());
+            } else {
+                let weight = bf16::Weight::new(&weight).unwrap();
+                bencher.iter(|| bf16::linear(&x, &weight, Some(&bias)).unwrap());
+            }
+        });
+        group.bench_function(format!("{name}-candle/{shape}/f32"), |bencher| {
             bencher.iter(|| match is_gated {
                 true => gated(&x, &weight, &bias).unwrap(),
                 false => plain(&x, &weight, &bias).unwrap(),
@@ -114,11 +128,14 @@ fn attentions(criterion: &mut Criterion) {
     for &[queries, keys, head] in ATTENTIONS {
         let q = input((2, queries, HEADS * head)).unwrap();
         let [k, v] = [1, 2].map(|_| input((2, keys, HEADS * head)).unwrap());
-        let shape = format!("2x{HEADS}x{queries}x{keys}x{head}/f32");
-        group.bench_function(format!("unet-ours/{shape}"), |bencher| {
+        let shape = format!("2x{HEADS}x{queries}x{keys}x{head}");
+        group.bench_function(format!("unet-ours/{shape}/f32"), |bencher| {
             bencher.iter(|| attention(&q, &k, &v, HEADS, false).unwrap());
         });
-        group.bench_function(format!("unet-candle/{shape}"), |bencher| {
+        group.bench_function(format!("unet-ours/{shape}/bf16"), |bencher| {
+            bencher.iter(|| bf16::attention(&q, &k, &v, HEADS, false).unwrap());
+        });
+        group.bench_function(format!("unet-candle/{shape}/f32"), |bencher| {
             bencher.iter(|| baseline(&q, &k, &v).unwrap());
         });
     }
