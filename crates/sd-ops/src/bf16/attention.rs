@@ -8,10 +8,10 @@ use super::product::{GROUP, Left, STEP, Sums, product, right};
 use crate::attention::{Inputs, Task, with_inputs};
 use crate::isa::vectorized;
 
-/// Scores of a block: half a megabyte.
-const SCORES: usize = 1 << 17;
-/// Most queries of a block.
+/// Queries of a task: each [`GROUP`] of them looks at the same keys and values, which stay in a core's cache.
 const QUERIES: usize = 256;
+/// Strips of keys that a group of queries looks at a time: the scores stay in a core's first cache.
+const STRIPS: usize = 8;
 
 /// As [`sd_ops::attention`](crate::attention()), with attention weights rounded to bf16, too.
 ///
@@ -21,24 +21,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, causal: bool)
     with_inputs([q, k, v], heads, causal, attend)
 }
 
-/// Bytes that [`attention`] holds at most during the call beside its arguments and its result: keys and values, and each
-/// thread what belongs to a block. The queries are `[batch, n, channels]`.
+/// Bytes that [`attention`] holds at most during the call beside its arguments and its result: keys and values. The queries
+/// are `[batch, n, channels]`.
 pub fn attention_scratch([batch, _, channels]: [usize; 3], keys: usize, heads: usize) -> u64 {
-    let head = (channels / heads.max(1)).div_ceil(WIDTH);
-    let strips = keys.div_ceil(WIDTH);
-    let copies = (2 * STEP)
-        .saturating_mul(head.saturating_mul(strips))
+    let steps = (channels / heads.max(1)).div_ceil(WIDTH);
+    let lines = (2 * STEP)
+        .saturating_mul(steps.saturating_mul(keys.div_ceil(WIDTH)))
         .saturating_mul(batch.saturating_mul(heads));
-    // Queries and weights are lines, scores and results twice as large.
-    let of_query = 3usize.saturating_mul(head.saturating_add(strips));
-    let of_threads = of_query.saturating_mul(block(strips) * rayon::current_num_threads());
-    (copies.saturating_add(of_threads) as u64).saturating_mul(size_of::<Line>() as u64)
-}
-
-/// Queries of a block, for so many strips of keys.
-fn block(strips: usize) -> usize {
-    let queries = SCORES / (strips * WIDTH).max(1) / GROUP * GROUP;
-    queries.clamp(GROUP, QUERIES)
+    (lines as u64).saturating_mul(size_of::<Line>() as u64)
 }
 
 fn attend(inputs: &Inputs, out: &mut [f32]) {
@@ -63,7 +53,7 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
     });
     let head = strips * steps * STEP;
     inputs
-        .tasks(out, block(strips))
+        .tasks(out, QUERIES)
         .into_par_iter()
         .for_each_init(Buffers::default, |buffers, task| {
             let i = task.sample * heads + task.out.first() / inputs.head;
@@ -72,14 +62,22 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
         });
 }
 
+/// What belongs to a group of queries.
 #[derive(Default)]
 struct Buffers {
+    /// `[steps, GROUP]`.
     queries: Vec<Line>,
+    /// `[STRIPS, GROUP]`.
     scores: Vec<Sums>,
+    /// `2^(scale * score)` by the largest score so far, `[STRIPS, GROUP]`.
     weights: Vec<Line>,
+    softmax: Softmax,
+    /// Values by weights, and those of some strips of keys: `[steps, GROUP]`.
     sums: Vec<Sums>,
+    part: Vec<Sums>,
 }
 
+/// The answers to the queries of a task, a group after the other; `keys` and `values` are those of its head.
 fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: &mut Buffers) {
     let Task {
         sample,
@@ -87,89 +85,152 @@ fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: 
         mut out,
     } = task;
     let (strips, steps) = (inputs.keys.div_ceil(WIDTH), inputs.head.div_ceil(WIDTH));
-    let rows = out.rows().next_multiple_of(GROUP);
-    buffers.queries.resize(steps * rows, Line::ZERO);
-    buffers.scores.resize(strips * rows, [0.; WIDTH]);
-    buffers.weights.resize(strips * rows, Line::ZERO);
-    buffers.sums.resize(steps * rows, [0.; WIDTH]);
-    for i in 0..out.rows() {
-        let row = sample * inputs.queries + first_query + i;
-        let query = &inputs.q[row * inputs.channels + out.first()..][..inputs.head];
-        for (query, lines) in query.chunks(WIDTH).zip(buffers.queries.chunks_mut(rows)) {
-            lines[i] = Line::new(query);
-        }
-    }
+    let scale = (inputs.head as f32).sqrt().recip() * std::f32::consts::LOG2_E;
     // Each step has the rows after those of the last one.
-    let starts: Vec<usize> = (0..strips.max(steps)).map(|step| step * rows).collect();
-    let groups = rows / GROUP;
-    let queries = Left {
-        lines: &buffers.queries,
-        steps: &starts[..steps],
-        groups,
-    };
-    product(queries, keys, &mut buffers.scores);
-    let visible = |row: usize| match inputs.causal {
-        true => (first_query + row + 1).min(inputs.keys),
-        false => inputs.keys,
-    };
-    for (i, scores) in buffers.scores.iter_mut().enumerate() {
-        let (first, row) = (i / rows * WIDTH, i % rows);
-        if first + WIDTH > visible(row) {
-            scores[visible(row).saturating_sub(first)..].fill(f32::NEG_INFINITY);
+    let starts: Vec<usize> = (0..steps.max(STRIPS)).map(|step| step * GROUP).collect();
+    buffers.queries.resize(steps * GROUP, Line::ZERO);
+    buffers.sums.resize(steps * GROUP, [0.; WIDTH]);
+    buffers.part.resize(steps * GROUP, [0.; WIDTH]);
+    for first in (0..out.rows()).step_by(GROUP) {
+        let rows = GROUP.min(out.rows() - first);
+        let first_query = first_query + first;
+        let row = sample * inputs.queries + first_query;
+        let queries = &inputs.q[row * inputs.channels + out.first()..];
+        vectorized!(read(queries, inputs, rows, &mut buffers.queries));
+        buffers.sums.fill([0.; WIDTH]);
+        buffers.softmax = Softmax::default();
+        for strip in (0..strips).step_by(STRIPS) {
+            let count = STRIPS.min(strips - strip);
+            buffers.scores.resize(count * GROUP, [0.; WIDTH]);
+            buffers.weights.resize(count * GROUP, Line::ZERO);
+            let queries = Left {
+                lines: &buffers.queries,
+                steps: &starts[..steps],
+                groups: 1,
+            };
+            let keys = &keys[strip * steps * STEP..][..count * steps * STEP];
+            product(queries, keys, &mut buffers.scores);
+            let first_hidden = |row: usize| match inputs.causal {
+                true => (first_query + row + 1).min(inputs.keys),
+                false => inputs.keys,
+            };
+            if (strip + count) * WIDTH > first_hidden(0) {
+                hide(&mut buffers.scores, strip, first_hidden);
+            }
+            vectorized!(buffers.softmax.add(
+                &buffers.scores,
+                scale,
+                &mut buffers.weights,
+                &mut buffers.sums
+            ));
+            let weights = Left {
+                lines: &buffers.weights,
+                steps: &starts[..count],
+                groups: 1,
+            };
+            for (step, part) in buffers.part.chunks_exact_mut(GROUP).enumerate() {
+                let values = &values[(step * strips + strip) * STEP..][..count * STEP];
+                product(weights, values, part);
+            }
+            let sums = buffers.sums.as_flattened_mut().iter_mut();
+            for (sum, part) in sums.zip(buffers.part.as_flattened()) {
+                *sum += part;
+            }
         }
-    }
-    let scale = (inputs.head as f32).sqrt().recip();
-    let totals = vectorized!(exponentials(
-        &buffers.scores,
-        scale,
-        rows,
-        &mut buffers.weights
-    ));
-    let weights = Left {
-        lines: &buffers.weights,
-        steps: &starts[..strips],
-        groups,
-    };
-    product(weights, values, &mut buffers.sums);
-    for (i, total) in totals.iter().enumerate().take(out.rows()) {
-        let norm = total.recip();
-        for (out, sums) in out.row(i).chunks_mut(WIDTH).zip(buffers.sums.chunks(rows)) {
-            for (out, sum) in out.iter_mut().zip(&sums[i]) {
-                *out = sum * norm;
+        for (i, total) in buffers.softmax.totals.iter().enumerate().take(rows) {
+            let norm = total.iter().sum::<f32>().recip();
+            let sums = buffers.sums.chunks_exact(GROUP);
+            for (out, sums) in out.row(first + i).chunks_mut(WIDTH).zip(sums) {
+                for (out, sum) in out.iter_mut().zip(&sums[i]) {
+                    *out = sum * norm;
+                }
             }
         }
     }
 }
 
-/// `exp(scale * (score - largest of the row))` of the scores `[strips, rows]`, and the sum of each row.
+/// The first `rows` queries of a head as `[steps, GROUP]` lines.
 #[inline(always)]
-fn exponentials(scores: &[Sums], scale: f32, rows: usize, weights: &mut [Line]) -> Vec<f32> {
-    let mut largest = vec![[f32::NEG_INFINITY; WIDTH]; rows];
-    for scores in scores.chunks_exact(rows) {
-        for (largest, scores) in largest.iter_mut().zip(scores) {
-            for (largest, v) in largest.iter_mut().zip(scores) {
+fn read(queries: &[f32], inputs: &Inputs, rows: usize, lines: &mut [Line]) {
+    for (i, query) in queries.chunks(inputs.channels).take(rows).enumerate() {
+        let parts = query[..inputs.head].chunks(WIDTH);
+        for (part, lines) in parts.zip(lines.chunks_exact_mut(GROUP)) {
+            lines[i] = Line::new(part);
+        }
+    }
+}
+
+/// Lowers the scores of each row's hidden keys, `[strips, GROUP]` from a strip on.
+fn hide(scores: &mut [Sums], strip: usize, first_hidden: impl Fn(usize) -> usize) {
+    for (scores, strip) in scores.chunks_exact_mut(GROUP).zip(strip..) {
+        for (row, scores) in scores.iter_mut().enumerate() {
+            let visible = first_hidden(row).saturating_sub(strip * WIDTH);
+            if visible < WIDTH {
+                scores[visible..].fill(f32::NEG_INFINITY);
+            }
+        }
+    }
+}
+
+/// The softmax of rows that come in parts (Milakov and Gimelshein 2018, algorithm 3).
+#[derive(Clone)]
+struct Softmax {
+    /// The largest score of each row so far, in all places of a row.
+    largest: [Sums; GROUP],
+    /// What sums up to the denominators, which are relative to the largest scores.
+    totals: [Sums; GROUP],
+}
+
+impl Default for Softmax {
+    fn default() -> Self {
+        Self {
+            // Not infinite, as no difference of infinities is a number.
+            largest: [[f32::MIN; WIDTH]; GROUP],
+            totals: [[0.; WIDTH]; GROUP],
+        }
+    }
+}
+
+impl Softmax {
+    /// `2^(scale * (score - largest of the row))` of more scores, `[strips, GROUP]`. `sums [steps, GROUP]` of what was weighted
+    /// so far become relative to the new largest scores.
+    #[inline(always)]
+    fn add(&mut self, scores: &[Sums], scale: f32, weights: &mut [Line], sums: &mut [Sums]) {
+        const ALL: usize = GROUP * WIDTH;
+        let scores = scores.as_flattened().chunks_exact(ALL);
+        let mut largest = self.largest;
+        for scores in scores.clone() {
+            for (largest, v) in largest.as_flattened_mut().iter_mut().zip(scores) {
                 *largest = if *v > *largest { *v } else { *largest };
             }
         }
-    }
-    for largest in &mut largest {
-        let of_all = largest.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        largest.fill(of_all);
-    }
-    let mut totals = vec![[0f32; WIDTH]; rows];
-    let scale = scale * std::f32::consts::LOG2_E;
-    let strips = scores.chunks_exact(rows).zip(weights.chunks_exact_mut(rows));
-    for (scores, weights) in strips {
-        for (i, (scores, weights)) in scores.iter().zip(weights).enumerate() {
-            let mut powers = [0f32; WIDTH];
-            for j in 0..WIDTH {
-                powers[j] = power_of_two((scores[j] - largest[i][j]) * scale);
-                totals[i][j] += powers[j];
+        for (i, (largest, before)) in largest.iter_mut().zip(&mut self.largest).enumerate() {
+            let of_row = largest.iter().copied().fold(f32::MIN, f32::max);
+            if of_row > before[0] {
+                let factor = power_of_two((before[0] - of_row) * scale);
+                before.fill(of_row);
+                for v in &mut self.totals[i] {
+                    *v *= factor;
+                }
+                for sums in sums.chunks_exact_mut(GROUP) {
+                    for v in &mut sums[i] {
+                        *v *= factor;
+                    }
+                }
             }
-            *weights = Line::full(&powers);
+        }
+        let largest = self.largest.as_flattened();
+        let mut powers = [0f32; ALL];
+        for (scores, weights) in scores.zip(weights.chunks_exact_mut(GROUP)) {
+            let totals = self.totals.as_flattened_mut().iter_mut();
+            let values = scores.iter().zip(largest).zip(totals);
+            for (power, ((score, largest), total)) in powers.iter_mut().zip(values) {
+                *power = power_of_two((score - largest) * scale);
+                *total += *power;
+            }
+            Line::round(&powers, weights);
         }
     }
-    totals.iter().map(|lanes| lanes.iter().sum()).collect()
 }
 
 /// `2^x` to 1e-4 of itself, for `x <= 0`; not below 2^-126.

@@ -26,15 +26,28 @@ impl Line {
 
     #[inline(always)]
     pub(super) fn full(values: &[f32; WIDTH]) -> Self {
-        let mut halves = [0u16; WIDTH];
-        for (half, v) in halves.iter_mut().zip(values) {
-            *half = (rounded(*v) >> 16) as u16;
-        }
-        let mut line = Self::ZERO;
-        for (pair, halves) in line.0.iter_mut().zip(halves.as_chunks::<2>().0) {
-            *pair = u32::from(halves[0]) | u32::from(halves[1]) << 16;
-        }
+        let mut line = [Self::ZERO];
+        Self::round(values, &mut line);
+        let [line] = line;
         line
+    }
+
+    /// Fills `lines` with as many numbers.
+    #[inline(always)]
+    pub(super) fn round(values: &[f32], lines: &mut [Self]) {
+        let pairs = Self::as_pairs_mut(lines).iter_mut();
+        for (to, v) in pairs.zip(values.as_chunks::<2>().0) {
+            *to = pair(v[0], v[1]);
+        }
+    }
+
+    /// The pairs of all `lines`: compilers make better code of one long loop than of many short ones.
+    #[inline(always)]
+    #[allow(unsafe_code, reason = "lines are aligned arrays of pairs")]
+    fn as_pairs_mut(lines: &mut [Self]) -> &mut [u32] {
+        let count = lines.len() * (WIDTH / 2);
+        // SAFETY: a line is an array of so many pairs, and nothing else.
+        unsafe { std::slice::from_raw_parts_mut(lines.as_mut_ptr().cast(), count) }
     }
 }
 
