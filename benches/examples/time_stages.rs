@@ -25,12 +25,13 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, dtype] = arguments.as_slice() else {
-        return Err("expected a model and f32 or f16".into());
+        return Err("expected a model and f32, f16 or bf16".into());
     };
     let dtype = match dtype.as_str() {
         "f32" => DType::F32,
         "f16" => DType::F16,
-        other => return Err(format!("{other}: expected f32 or f16").into()),
+        "bf16" => DType::BF16,
+        other => return Err(format!("{other}: expected f32, f16 or bf16").into()),
     };
     let start = Instant::now();
     let options = LoadOptions {
@@ -49,7 +50,13 @@ fn main() -> Result<()> {
                 Ok((words, file.first()))
             },
         )?;
-        let inputs = Inputs::new(&model, folder, stage, batch.parse()?, side.parse()?)?;
+        let inputs = Inputs::new(
+            &model,
+            folder,
+            dtype,
+            stage,
+            [batch.parse()?, side.parse()?],
+        )?;
         let (start, cpu) = (Instant::now(), cpu_seconds()?);
         let result = inputs.run(&model)?;
         let (seconds, cpu) = (start.elapsed().as_secs_f64(), cpu_seconds()? - cpu);
@@ -70,7 +77,13 @@ enum Inputs {
 }
 
 impl Inputs {
-    fn new(model: &Model, folder: &str, stage: &str, batch: usize, side: usize) -> Result<Self> {
+    fn new(
+        model: &Model,
+        folder: &str,
+        dtype: DType,
+        stage: &str,
+        [batch, side]: [usize; 2],
+    ) -> Result<Self> {
         let unet = &model.config.unet;
         let latents = [batch, unet.in_channels, side, side];
         Ok(match stage {
@@ -84,7 +97,7 @@ impl Inputs {
                 let config = &model.config.text_encoders[0].clip;
                 let file = format!("{folder}/text_encoder/model.safetensors");
                 let weights = Weights::open(Component::TextEncoder, &[file])?
-                    .var_builder(DType::F32, &Device::Cpu);
+                    .var_builder(dtype, &Device::Cpu);
                 let encoder = ClipTextModel::new(weights, config, Component::TextEncoder)?;
                 let ids: Vec<u32> = (0..77 * batch as u32)
                     .map(|i| (31 * i + 7) % 49_000)

@@ -12,7 +12,7 @@ use crate::{
     math::exp,
     product::{PANEL, Panels, Rows, panels_len},
     strip::{Strip, strips},
-    values,
+    tasks, values,
 };
 
 /// Scores of a block: half a megabyte.
@@ -110,19 +110,17 @@ pub(crate) struct Task<'a> {
 impl Inputs<'_> {
     fn attend(&self, out: &mut [f32]) {
         let (keys, values) = (self.keys_in_panels(), self.values_in_panels());
-        self.tasks(out, block(self.keys))
-            .into_par_iter()
-            .for_each_init(Vec::new, |scores, task| {
-                let heads = self.channels / self.head;
-                let i = task.sample * heads + task.out.first() / self.head;
-                fn of_head(panels: &[f32], depth: usize, columns: usize, i: usize) -> Panels<'_> {
-                    let len = panels_len(depth, columns);
-                    Panels::new(&panels[i * len..][..len], depth)
-                }
-                let keys = of_head(&keys, self.head, self.keys, i);
-                let values = of_head(&values, self.keys, self.head, i);
-                self.run(task, keys, values, scores)
-            });
+        let heads = self.channels / self.head;
+        fn of_head(panels: &[f32], depth: usize, columns: usize, i: usize) -> Panels<'_> {
+            let len = panels_len(depth, columns);
+            Panels::new(&panels[i * len..][..len], depth)
+        }
+        tasks::each(self.tasks(out, block(self.keys)), |scores, task: Task| {
+            let i = task.sample * heads + task.out.first() / self.head;
+            let keys = of_head(&keys, self.head, self.keys, i);
+            let values = of_head(&values, self.keys, self.head, i);
+            self.run(task, keys, values, scores);
+        });
     }
 
     /// What is to be done, for `block` queries at a time.

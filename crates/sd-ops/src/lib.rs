@@ -26,6 +26,7 @@ mod norm;
 mod product;
 mod strip;
 mod sum;
+mod tasks;
 
 pub use attention::{attention, attention_scratch};
 pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};

@@ -2,7 +2,6 @@
 
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
-use rayon::prelude::*;
 
 use crate::{
     buffer::zeros,
@@ -10,7 +9,7 @@ use crate::{
     math::gelu,
     product::{PANEL, Panels, Rows},
     strip::{Strip, strips},
-    values,
+    tasks, values,
 };
 
 /// Rows that a task has at least: making a panel of the weights must not outweigh the product.
@@ -140,13 +139,10 @@ impl Layer<'_> {
                     out,
                 })
             });
-        tasks.collect::<Vec<_>>().into_par_iter().for_each_init(
-            Default::default,
-            |buffers, task| match self.kind {
-                Kind::Plain => self.plain(task, buffers),
-                Kind::Gated => self.gated(task, buffers),
-            },
-        );
+        tasks::each(tasks.collect(), |buffers, task| match self.kind {
+            Kind::Plain => self.plain(task, buffers),
+            Kind::Gated => self.gated(task, buffers),
+        });
     }
 
     /// The rows of `x` from one on.

@@ -121,10 +121,14 @@ fn attention_is_that_of_rounded_inputs() {
         let q = (random(1, &[batch + 1, n, heads * head]) * 3.).unwrap();
         let [k, v] = [2, 3].map(|seed| random(seed, &[batch + 1, m, heads * head]));
         for causal in [false, true] {
-            let expected = sd_ops::attention(&rounded(&q), &rounded(&k), &rounded(&v), heads, causal);
+            let expected =
+                sd_ops::attention(&rounded(&q), &rounded(&k), &rounded(&v), heads, causal);
             let found = bf16::attention(&q, &k, &v, heads, causal).unwrap();
             let apart = error(&found, &expected.unwrap());
-            assert!(apart <= ATTENTION_TOLERANCE, "{n}x{m} {causal}: {apart:.1e}");
+            assert!(
+                apart <= ATTENTION_TOLERANCE,
+                "{n}x{m} {causal}: {apart:.1e}"
+            );
 
             let all = bits(&found);
             let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, 0, batch).unwrap());
@@ -210,7 +214,15 @@ fn what_does_not_fit_is_an_error() {
     assert!(bf16::conv2d(&image, &gated, None, plain).is_err());
     assert!(bf16::conv2d(&image, &weight(&[2, 3, 3, 3]), None, plain).is_err());
     assert!(bf16::conv2d(&image, &weight(&[2, 4, 6, 3]), None, plain).is_err());
-    assert!(bf16::conv2d(&image, &weight(&[2, 4, 3, 3]), Some(&random(3, &[3])), plain).is_err());
+    assert!(
+        bf16::conv2d(
+            &image,
+            &weight(&[2, 4, 3, 3]),
+            Some(&random(3, &[3])),
+            plain
+        )
+        .is_err()
+    );
     assert!(bf16::attention(&x, &x, &x, 3, false).is_err());
 }
 

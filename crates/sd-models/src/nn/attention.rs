@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use candle_core::{D, DType, Result, Tensor};
 
-use super::{Ledger, elements, on_cpu};
+use super::{Compute, Ledger, elements, on_cpu};
 
 /// Bytes of scores that a GPU has at a time: the full matrix of one XL picture takes gigabytes, and small blocks leave it
 /// idle.
@@ -60,6 +60,15 @@ pub enum Mask {
     Causal,
 }
 
+/// How attention is computed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttentionOptions {
+    /// On a GPU.
+    pub slice: AttentionSlice,
+    /// On the CPU.
+    pub compute: Compute,
+}
+
 /// `softmax(q k^T / sqrt(d)) v` in each head (Vaswani 2017, eq. 1).
 ///
 /// Queries `[batch, n, heads * d]`, keys and values `[batch, m, heads * d]`; the result has the queries' shape.
@@ -73,10 +82,15 @@ pub fn attention(
     v: &Tensor,
     heads: usize,
     mask: Mask,
-    slice: AttentionSlice,
+    options: AttentionOptions,
 ) -> Result<Tensor> {
+    let AttentionOptions { slice, compute } = options;
     if on_cpu(q) {
-        return sd_ops::attention(q, k, v, heads, mask == Mask::Causal);
+        let attention = match compute {
+            Compute::F32 => sd_ops::attention,
+            Compute::Bf16 => sd_ops::bf16::attention,
+        };
+        return attention(q, k, v, heads, mask == Mask::Causal);
     }
     let (batch, _, channels) = q.dims3()?;
     let (key_batch, m, key_channels) = k.dims3()?;
@@ -137,10 +151,15 @@ pub(crate) fn replay(
     q: [usize; 3],
     m: usize,
     heads: usize,
-    slice: AttentionSlice,
+    options: AttentionOptions,
 ) {
+    let AttentionOptions { slice, compute } = options;
     if !memory.is_gpu() {
-        return memory.pass_bytes(sd_ops::attention_scratch(q, m, heads));
+        let scratch = match compute {
+            Compute::F32 => sd_ops::attention_scratch,
+            Compute::Bf16 => sd_ops::bf16::attention_scratch,
+        };
+        return memory.pass_bytes(scratch(q, m, heads));
     }
     let [batch, n, _] = q;
     let row = elements(&[batch, heads, m, size_of::<f32>()]);

@@ -2,9 +2,9 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use sd_ops::Window;
+use sd_ops::{Window, bf16};
 
-use super::{Ledger, on_cpu, widened};
+use super::{Compute, Ledger, on_cpu, weight::Weight, widened};
 
 /// The shape of a square [`Conv2d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl ConvConfig {
 /// A convolution: weight `[outputs, inputs, kernel, kernel]`, bias `[outputs]` unless it is made without.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     config: ConvConfig,
 }
@@ -63,7 +63,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = vb.get((outputs, inputs, config.kernel, config.kernel), "weight")?;
         Ok(Self {
-            weight,
+            weight: Weight::new(weight)?,
             bias: None,
             config,
         })
@@ -100,9 +100,15 @@ impl Conv2d {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub(super) fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
-        if on_cpu(x) {
-            let (weight, bias) = (widened(&self.weight, x)?, self.bias(x)?);
-            return sd_ops::conv2d_doubled(x, &weight, bias.as_ref(), self.config.padding);
+        let (bias, padding) = (self.bias(x)?, self.config.padding);
+        match &self.weight {
+            Weight::Packed(weight) => {
+                return bf16::conv2d_doubled(x, weight, bias.as_ref(), padding);
+            }
+            Weight::Stored(weight) if on_cpu(x) => {
+                return sd_ops::conv2d_doubled(x, &widened(weight, x)?, bias.as_ref(), padding);
+            }
+            Weight::Stored(_) => (),
         }
         let (_, _, height, width) = x.dims4()?;
         self.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)
@@ -110,16 +116,20 @@ impl Conv2d {
 
     /// The convolution plus `bias`, `[outputs]` or `[batch, outputs]`.
     fn convolve(&self, x: &Tensor, bias: Option<Tensor>) -> Result<Tensor> {
-        let weight = widened(&self.weight, x)?;
         let ConvConfig {
             stride, padding, ..
         } = self.config;
+        let window = Window { stride, padding };
+        let weight = match &self.weight {
+            Weight::Packed(weight) => return bf16::conv2d(x, weight, bias.as_ref(), window),
+            Weight::Stored(weight) => widened(weight, x)?,
+        };
         if on_cpu(x) {
-            return sd_ops::conv2d(x, &weight, bias.as_ref(), Window { stride, padding });
+            return sd_ops::conv2d(x, &weight, bias.as_ref(), window);
         }
         let y = self.checked(x)?.conv2d(&weight, padding, stride, 1, 1)?;
         match bias {
-            Some(bias) => y.broadcast_add(&bias.reshape(((), self.weight.dim(0)?, 1, 1))?),
+            Some(bias) => y.broadcast_add(&bias.reshape(((), self.weight.dim(0), 1, 1))?),
             None => Ok(y),
         }
     }
@@ -139,9 +149,9 @@ impl Conv2d {
         let side = |side: usize| {
             side.saturating_add(2 * padding).saturating_sub(kernel) / stride.max(1) + 1
         };
-        let outputs = self.weight.dims()[0];
+        let outputs = self.weight.dim(0);
         let y = [batch, outputs, side(height), side(width)];
-        let weight = memory.widened(&self.weight);
+        let weight = self.weight.widened(memory);
         memory.hold_bytes(weight);
         memory.hold(&y);
         if memory.is_gpu() {
@@ -152,8 +162,12 @@ impl Conv2d {
         } else {
             let window = Window { stride, padding };
             let weight = [outputs, inputs, kernel, kernel];
+            let scratch = match self.weight.compute() {
+                Compute::F32 => sd_ops::conv2d_scratch(x, weight, window),
+                Compute::Bf16 => bf16::conv2d_scratch(x, weight, window),
+            };
             // Sizes that do not fit fail in `forward`, before they take anything.
-            memory.pass_bytes(sd_ops::conv2d_scratch(x, weight, window).unwrap_or(0));
+            memory.pass_bytes(scratch.unwrap_or(0));
         }
         memory.release_bytes(weight);
         y

@@ -2,13 +2,14 @@
 
 use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
+use sd_ops::bf16;
 
-use super::{Ledger, activation::geglu, on_cpu, widened};
+use super::{Compute, Ledger, activation::geglu, on_cpu, weight::Weight, widened};
 
 /// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
 #[derive(Debug, Clone)]
 pub struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
@@ -18,10 +19,20 @@ impl Linear {
     /// # Errors
     /// A tensor is missing or of another shape.
     pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((outputs, inputs), "weight")?;
         Ok(Self {
-            weight,
+            weight: Weight::new(vb.get((outputs, inputs), "weight")?)?,
             bias: Some(vb.get(outputs, "bias")?),
+        })
+    }
+
+    /// Reads `weight` and `bias` of a layer for [`forward_geglu`](Self::forward_geglu), whose weight is `[2 * outputs, inputs]`.
+    ///
+    /// # Errors
+    /// A tensor is missing or of another shape.
+    pub fn gated(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::gated(vb.get((2 * outputs, inputs), "weight")?)?,
+            bias: Some(vb.get(2 * outputs, "bias")?),
         })
     }
 
@@ -31,7 +42,7 @@ impl Linear {
     /// The tensor is missing or of another shape.
     pub fn no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: vb.get((outputs, inputs), "weight")?,
+            weight: Weight::new(vb.get((outputs, inputs), "weight")?)?,
             bias: None,
         })
     }
@@ -46,7 +57,7 @@ impl Linear {
             .squeeze(3)?
             .squeeze(2)?;
         Ok(Self {
-            weight,
+            weight: Weight::new(weight)?,
             bias: Some(vb.get(outputs, "bias")?),
         })
     }
@@ -54,7 +65,7 @@ impl Linear {
     /// The memory of [`forward`](Self::forward).
     pub(crate) fn replay(&self, memory: &mut Ledger, x: &[usize; 3]) -> [usize; 3] {
         let [batch, rows, _] = *x;
-        let y = [batch, rows, self.weight.dims()[0]];
+        let y = [batch, rows, self.weight.dim(0)];
         memory.hold(&y);
         if memory.is_gpu() && self.bias.is_some() {
             memory.pass(&y);
@@ -65,7 +76,7 @@ impl Linear {
     /// The memory of [`forward_geglu`](Self::forward_geglu).
     pub(super) fn replay_geglu(&self, memory: &mut Ledger, x: &[usize; 3]) -> [usize; 3] {
         let [batch, rows, _] = *x;
-        let hidden = [batch, rows, self.weight.dims()[0] / 2];
+        let hidden = [batch, rows, self.weight.dim(0) / 2];
         if !memory.is_gpu() {
             memory.hold(&hidden);
             return hidden;
@@ -83,10 +94,11 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
         let bias = self.bias(x)?;
-        if on_cpu(x) {
-            return sd_ops::linear(x, &self.weight, bias.as_ref());
-        }
-        let weight = widened(&self.weight, x)?.t()?;
+        let weight = match &self.weight {
+            Weight::Packed(weight) => return bf16::linear(x, weight, bias.as_ref()),
+            Weight::Stored(weight) if on_cpu(x) => return sd_ops::linear(x, weight, bias.as_ref()),
+            Weight::Stored(weight) => widened(weight, x)?.t()?,
+        };
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
             *last = weight.dim(1)?;
@@ -99,17 +111,24 @@ impl Linear {
         }
     }
 
-    /// [`forward`](Self::forward), seen as hidden values and gates side by side, multiplied as `hidden * gelu(gate)`:
+    /// [`forward`](Self::forward) of a layer made by [`gated`](Self::gated), seen as hidden values and gates side by side, multiplied as `hidden * gelu(gate)`:
     /// `[batch, .., outputs / 2]` (Shazeer 2020, eq. 6).
     ///
     /// # Errors
     /// As [`forward`](Self::forward), or there is an odd number of outputs.
     pub fn forward_geglu(&self, x: &Tensor) -> Result<Tensor> {
-        if on_cpu(x) {
-            self.check(x)?;
-            return sd_ops::linear_geglu(x, &self.weight, self.bias(x)?.as_ref());
+        self.check(x)?;
+        let bias = self.bias(x)?;
+        match &self.weight {
+            Weight::Packed(weight) => bf16::linear_geglu(x, weight, bias.as_ref()),
+            Weight::Stored(weight) if on_cpu(x) => sd_ops::linear_geglu(x, weight, bias.as_ref()),
+            Weight::Stored(_) => geglu(&self.forward(x)?),
         }
-        geglu(&self.forward(x)?)
+    }
+
+    /// How it multiplies on the CPU.
+    pub(crate) fn compute(&self) -> Compute {
+        self.weight.compute()
     }
 
     /// The bias in the dtype of `like`.
@@ -119,7 +138,7 @@ impl Linear {
     }
 
     fn check(&self, x: &Tensor) -> Result<()> {
-        let inputs = self.weight.dim(1)?;
+        let inputs = self.weight.dim(1);
         match x.dims() {
             [_, .., last] if *last == inputs => Ok(()),
             _ => candle_core::bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),

@@ -1,7 +1,8 @@
 //! The layers all networks are made of, and the one place that picks a kernel.
 //!
 //! Every layer keeps its weights in the dtype they were loaded in and computes in the dtype of its input:
-//! f32 on the CPU ([`activation_dtype`]), the weights' own dtype on a GPU. Weights widen where they are used.
+//! f32 on the CPU ([`activation_dtype`]), the weights' own dtype on a GPU. Weights widen where they are used, except those in bf16
+//! on the CPU, which are multiplied as they are ([`Compute`]).
 //!
 //! On the CPU all layers run the operators of [`sd_ops`]: a sample's result has the same bits whatever the other samples of
 //! its batch are and however many threads compute it. Elsewhere they are Candle's tensor operations.
@@ -14,6 +15,7 @@ mod linear;
 mod norm;
 mod resnet;
 mod transformer;
+mod weight;
 mod widen;
 
 #[cfg(test)]
@@ -21,13 +23,14 @@ mod tests;
 
 pub use activation::{gelu, quick_gelu};
 pub(crate) use attention::replay as replay_attention;
-pub use attention::{AttentionSlice, Mask, attention};
+pub use attention::{AttentionOptions, AttentionSlice, Mask, attention};
 pub use conv::{Conv2d, ConvConfig};
 pub(crate) use ledger::{Ledger, elements};
 pub use linear::Linear;
 pub use norm::{GroupNorm, LayerNorm};
 pub use resnet::{Downsample, ResnetBlock, Upsample};
 pub use transformer::{Attention, KeysValues, Projection, Transformer2d, TransformerConfig};
+pub use weight::Compute;
 
 use candle_core::{DType, Device, Result, Tensor};
 

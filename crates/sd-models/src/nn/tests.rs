@@ -222,11 +222,11 @@ fn attention_is_its_definition() {
         let (k, v) = (random(2, &[b, m, heads * d]), random(3, &[b, m, heads * d]));
         for mask in [Mask::None, Mask::Causal] {
             let expected = attention_by_definition(&q, &k, &v, heads, mask);
-            let found = attention(&q, &k, &v, heads, mask, AttentionSlice::default()).unwrap();
+            let found = attention(&q, &k, &v, heads, mask, AttentionOptions::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
             // Our kernel is for f32: this is the way of the GPUs.
             let [q, k, v] = [&q, &k, &v].map(|x| x.to_dtype(DType::F64).unwrap());
-            let found = attention(&q, &k, &v, heads, mask, AttentionSlice::default()).unwrap();
+            let found = attention(&q, &k, &v, heads, mask, AttentionOptions::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
         }
     }
@@ -240,7 +240,7 @@ fn attention_in_blocks_of_queries_is_its_definition() {
         let kv = random(2, &[1, m, 8 * heads]);
         for mask in [Mask::None, Mask::Causal] {
             let expected = attention_by_definition(&q, &kv, &kv, heads, mask);
-            let found = attention(&q, &kv, &kv, heads, mask, AttentionSlice::default()).unwrap();
+            let found = attention(&q, &kv, &kv, heads, mask, AttentionOptions::default()).unwrap();
             assert_close(&found, q.dims(), &expected);
         }
     }
@@ -260,8 +260,12 @@ fn slices_of_any_size_attend_alike() {
     for mask in [Mask::None, Mask::Causal] {
         let expected = attention_by_definition(&q, &k, &v, heads, mask);
         for slice in bytes.into_iter().chain(slices) {
+            let options = AttentionOptions {
+                slice,
+                ..AttentionOptions::default()
+            };
             for [q, k, v] in [[&q, &k, &v], wide.each_ref()] {
-                let found = attention(q, k, v, heads, mask, slice).unwrap();
+                let found = attention(q, k, v, heads, mask, options).unwrap();
                 assert_close(&found, q.dims(), &expected);
             }
         }
@@ -529,7 +533,7 @@ fn shapes_that_do_not_fit_are_errors() {
         ([1, 5, 2], [1, 5, 2], 3),
     ] {
         let (k, v) = (random(1, &k), random(1, &v));
-        let slice = AttentionSlice::default();
-        assert!(attention(&x, &k, &v, heads, Mask::None, slice).is_err());
+        let options = AttentionOptions::default();
+        assert!(attention(&x, &k, &v, heads, Mask::None, options).is_err());
     }
 }

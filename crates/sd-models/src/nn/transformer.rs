@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{
-    AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention, replay_attention, sum,
+    AttentionOptions, AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention,
+    replay_attention, sum,
 };
 
 /// Epsilon of torch's layer norm; no configuration changes it.
@@ -64,19 +65,26 @@ impl Attention {
     pub fn forward(&self, x: &Tensor, context: &KeysValues) -> Result<Tensor> {
         let KeysValues { keys, values } = context;
         let q = self.to_q.forward(x)?;
-        let x = attention(&q, keys, values, self.heads, Mask::None, self.slice)?;
+        let x = attention(&q, keys, values, self.heads, Mask::None, self.options())?;
         self.to_out.forward(&x)
     }
 }
 
 impl Attention {
+    fn options(&self) -> AttentionOptions {
+        AttentionOptions {
+            slice: self.slice,
+            compute: self.to_q.compute(),
+        }
+    }
+
     /// The memory of [`forward`](Self::forward) with the keys and values of `context`.
     fn replay(&self, memory: &mut Ledger, x: &[usize; 3], context: &[usize; 3]) {
         let keys = self.to_k.replay(memory, context);
         self.to_v.replay(memory, context);
         let q = self.to_q.replay(memory, x);
         memory.hold(&q);
-        replay_attention(memory, q, keys[1], self.heads, self.slice);
+        replay_attention(memory, q, keys[1], self.heads, self.options());
         self.to_out.replay(memory, &q);
         for gone in [q, q, keys, keys] {
             memory.release(&gone);
@@ -113,7 +121,7 @@ impl Block {
             norm2: norm("norm2")?,
             attn2: Attention::new(channels, context_dim, heads, vb.pp("attn2"))?,
             norm3: norm("norm3")?,
-            ff_in: Linear::new(channels, 2 * hidden, ff.pp("0").pp("proj"))?,
+            ff_in: Linear::gated(channels, hidden, ff.pp("0").pp("proj"))?,
             ff_out: Linear::new(hidden, channels, ff.pp("2"))?,
         })
     }

@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use sd_config::{Activation, ClipConfig};
 
 use crate::nn::{
-    self, AttentionSlice, LayerNorm, Ledger, Linear, Mask, activation_dtype, attention,
+    self, AttentionOptions, AttentionSlice, LayerNorm, Ledger, Linear, Mask, activation_dtype,
+    attention,
 };
 use crate::{Component, Error, Result};
 
@@ -257,8 +258,11 @@ impl Layer {
         let [q, k, v] =
             [&self.q_proj, &self.k_proj, &self.v_proj].map(|project| project.forward(&normed));
         // A text is too short to be worth cutting.
-        let slice = AttentionSlice::default();
-        let attended = attention(&q?, &k?, &v?, self.heads, Mask::Causal, slice)?;
+        let options = AttentionOptions {
+            slice: AttentionSlice::default(),
+            compute: self.q_proj.compute(),
+        };
+        let attended = attention(&q?, &k?, &v?, self.heads, Mask::Causal, options)?;
         let x = (x + self.out_proj.forward(&attended)?)?;
 
         let inner = self.fc1.forward(&self.layer_norm2.forward(&x)?)?;

@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use sd_config::VaeConfig;
 
 use crate::nn::{
-    AttentionSlice, GroupNorm, Ledger, Linear, Mask, ResnetBlock, attention, replay_attention, sum,
+    AttentionOptions, AttentionSlice, GroupNorm, Ledger, Linear, Mask, ResnetBlock, attention,
+    replay_attention, sum,
 };
 
 /// Epsilon of every norm of the autoencoder; no configuration changes it.
@@ -97,6 +98,13 @@ impl SelfAttention {
         })
     }
 
+    fn options(&self) -> AttentionOptions {
+        AttentionOptions {
+            slice: self.slice,
+            compute: self.to_q.compute(),
+        }
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // [1, channels, h, w] as [1, h * w, channels]
         let h = self
@@ -112,7 +120,7 @@ impl SelfAttention {
         );
         let h = self
             .to_out
-            .forward(&attention(&q, &k, &v, 1, Mask::None, self.slice)?)?;
+            .forward(&attention(&q, &k, &v, 1, Mask::None, self.options())?)?;
         sum(h.transpose(1, 2)?.contiguous()?.reshape(x.shape())?, x)
     }
 
@@ -127,7 +135,7 @@ impl SelfAttention {
             linear.replay(memory, &rows);
         }
         memory.hold(&rows);
-        replay_attention(memory, rows, rows[1], 1, self.slice);
+        replay_attention(memory, rows, rows[1], 1, self.options());
         self.to_out.replay(memory, &rows);
         memory.release(&rows);
         memory.hold(&x);

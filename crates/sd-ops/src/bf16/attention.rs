@@ -1,12 +1,12 @@
 //! Scaled dot-product attention, a block of queries of one head at a time.
 
 use candle_core::{Result, Tensor};
-use rayon::prelude::*;
 
 use super::line::{Line, WIDTH};
 use super::product::{GROUP, Left, STEP, Sums, product, right};
 use crate::attention::{Inputs, Task, with_inputs};
 use crate::isa::vectorized;
+use crate::tasks;
 
 /// Queries of a task: each [`GROUP`] of them looks at the same keys and values, which stay in a core's cache.
 const QUERIES: usize = 256;
@@ -52,14 +52,11 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
         at(inputs.v, head, step * WIDTH + row, channel)
     });
     let head = strips * steps * STEP;
-    inputs
-        .tasks(out, QUERIES)
-        .into_par_iter()
-        .for_each_init(Buffers::default, |buffers, task| {
-            let i = task.sample * heads + task.out.first() / inputs.head;
-            let [keys, values] = [&keys, &values].map(|x| &x[i * head..][..head]);
-            answer(inputs, task, keys, values, buffers);
-        });
+    tasks::each(inputs.tasks(out, QUERIES), |buffers, task: Task| {
+        let i = task.sample * heads + task.out.first() / inputs.head;
+        let [keys, values] = [&keys, &values].map(|x| &x[i * head..][..head]);
+        answer(inputs, task, keys, values, buffers);
+    });
 }
 
 /// What belongs to a group of queries.

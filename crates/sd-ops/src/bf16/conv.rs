@@ -6,7 +6,6 @@
 //! `s` there are `s * s` images, of every `s`th pixel in both directions.
 
 use candle_core::{Device, Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::Weight;
 use super::line::{Line, WIDTH, pair};
@@ -16,6 +15,7 @@ use crate::buffer::zeros;
 use crate::conv::{Shape, Window};
 use crate::isa::vectorized;
 use crate::strip::{Strip, strips_of};
+use crate::tasks;
 use crate::values;
 
 /// Most lines of the images of a task: a megabyte.
@@ -27,7 +27,12 @@ const PIXELS: usize = 1 << 11;
 ///
 /// # Errors
 /// As there, or the weight is of a gated layer.
-pub fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, window: Window) -> Result<Tensor> {
+pub fn conv2d(
+    x: &Tensor,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
     let shape = Shape::new(x.dims4()?.into(), 1, weight.shape(), window)?;
     run(shape, x, weight, bias)
 }
@@ -193,10 +198,7 @@ impl Conv<'_> {
                 }));
             }
         }
-        tasks
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each_init(Buffers::default, |buffers, task| self.task(task, buffers));
+        tasks::each(tasks, |buffers, task| self.task(task, buffers));
     }
 
     fn task(&self, mut task: Task, Buffers { lines, sums }: &mut Buffers) {
@@ -229,7 +231,10 @@ impl Conv<'_> {
         let x = &self.x[task.sample * inputs * plane..][..inputs * plane];
         let mut span = [[0f32; SPAN]; WIDTH];
         let images = lines.chunks_exact_mut(height * width);
-        for (i, image) in images.take(window.stride.pow(2) * inputs.div_ceil(WIDTH)).enumerate() {
+        for (i, image) in images
+            .take(window.stride.pow(2) * inputs.div_ceil(WIDTH))
+            .enumerate()
+        {
             let (phase, block) = (i / inputs.div_ceil(WIDTH), i % inputs.div_ceil(WIDTH));
             let phase = [phase / window.stride, phase % window.stride];
             let channels = WIDTH.min(inputs - block * WIDTH);
@@ -311,8 +316,7 @@ impl Conv<'_> {
                     }
                     transpose(&mut square);
                     let pixel = row * width + i * SIDE;
-                    for ((output, pixels), bias) in
-                        outputs.clone().zip(&square).zip(&bias[side..])
+                    for ((output, pixels), bias) in outputs.clone().zip(&square).zip(&bias[side..])
                     {
                         let out = &mut task.out.row(output)[pixel..pixel + sums.len()];
                         match <&mut [f32; SIDE]>::try_from(&mut *out) {

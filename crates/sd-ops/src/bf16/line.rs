@@ -57,7 +57,11 @@ fn rounded(v: f32) -> u32 {
     let bits = v.to_bits();
     let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
     // Rounding up must not make an infinity of what is not a number.
-    if v.is_nan() { bits | 0x40_0000 } else { nearest }
+    if v.is_nan() {
+        bits | 0x40_0000
+    } else {
+        nearest
+    }
 }
 
 /// Two numbers as a pair.

@@ -1,7 +1,6 @@
 //! Linear layers.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
-use rayon::prelude::*;
 
 use super::Weight;
 use super::line::{Line, WIDTH};
@@ -11,7 +10,7 @@ use crate::{
     isa::vectorized,
     math::gelu,
     strip::{Strip, strips_of},
-    values,
+    tasks, values,
 };
 
 /// Lines that a task keeps of its rows of the input: half a megabyte.
@@ -111,13 +110,9 @@ impl Layer<'_> {
                 })
             });
         let steps: Vec<usize> = (0..steps).map(|step| step * chunk).collect();
-        tasks
-            .collect::<Vec<_>>()
-            .into_par_iter()
-            .with_max_len(1)
-            .for_each_init(Buffers::default, |buffers, task| {
-                self.task(task, chunk, &steps, buffers);
-            });
+        tasks::each(tasks.collect(), |buffers, task| {
+            self.task(task, chunk, &steps, buffers);
+        });
     }
 
     /// `chunk` is the number of rows that the steps are apart.

@@ -263,8 +263,7 @@ mod tests {
                     .map(|k| {
                         let (step, k) = (k / WIDTH, k % WIDTH);
                         let a = left[(3 * step + row) * WIDTH + k];
-                        let line =
-                            (strip * steps + step) * STEP + column / 16 * (STEP / 2) + k / 2;
+                        let line = (strip * steps + step) * STEP + column / 16 * (STEP / 2) + k / 2;
                         let b = right[line * WIDTH + column % 16 * 2 + k % 2];
                         f64::from(a) * f64::from(b)
                     })

@@ -36,7 +36,10 @@ impl Weight {
         let shape = match *weight.dims() {
             [outputs, inputs] => [outputs, inputs, 1, 1],
             [outputs, inputs, height, width] => [outputs, inputs, height, width],
-            _ => bail!("a weight of {:?}, expected 2 or 4 dimensions", weight.shape()),
+            _ => bail!(
+                "a weight of {:?}, expected 2 or 4 dimensions",
+                weight.shape()
+            ),
         };
         Self::pack(weight, shape, false)
     }

@@ -10,6 +10,7 @@ use super::{Shape, Window};
 use crate::buffer::zeros;
 use crate::product::{PANEL, Panels, Rows};
 use crate::strip::{Strip, strips_of};
+use crate::tasks;
 
 /// Elements of a band: 16 megabytes.
 const BAND: usize = 1 << 22;
@@ -62,8 +63,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         if depth > 0 {
             gather(shape, x, band, seen);
         }
-        let tasks = tasks(shape, band, out);
-        tasks.into_par_iter().for_each(|task| {
+        tasks::each(plan(shape, band, out), |(): &mut (), task| {
             let Task {
                 sample,
                 first_output,
@@ -91,7 +91,7 @@ struct Task<'a> {
 }
 
 /// What is to be done for the pixels of a band.
-fn tasks<'a>(shape: &Shape, band: &[Panel], out: &'a mut [f32]) -> Vec<Task<'a>> {
+fn plan<'a>(shape: &Shape, band: &[Panel], out: &'a mut [f32]) -> Vec<Task<'a>> {
     let pixels = shape.result_pixels();
     let mut tasks = Vec::new();
     let mut first_panel = 0;

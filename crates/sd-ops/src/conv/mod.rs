@@ -33,7 +33,12 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// Of `x [batch, inputs, height, width]`, `repeat`ed, and `weight [outputs, inputs, kernel height, kernel width]`.
-    pub(crate) fn new(x: [usize; 4], repeat: usize, weight: [usize; 4], window: Window) -> Result<Self> {
+    pub(crate) fn new(
+        x: [usize; 4],
+        repeat: usize,
+        weight: [usize; 4],
+        window: Window,
+    ) -> Result<Self> {
         let [batch, inputs, height, width] = x;
         let [height, width] = [height, width].map(|side| side.saturating_mul(repeat));
         let [outputs, weight_inputs, kernel_height, kernel_width] = weight;
