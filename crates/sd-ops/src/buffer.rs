@@ -1,9 +1,20 @@
 //! Memory for results, and for what operators make on the way to them.
 
+use rayon::prelude::*;
+
 /// So many zeros.
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
-    let buffer = vec![0f32; len];
-    advise(&buffer);
+    /// Fewer are made sooner than threads are woken.
+    const SHARED: usize = 1 << 20;
+    if len < SHARED {
+        return vec![0.; len];
+    }
+    let mut buffer = room(len);
+    (0..len)
+        .into_par_iter()
+        .with_min_len(SHARED / 16)
+        .map(|_| 0f32)
+        .collect_into_vec(&mut buffer);
     buffer
 }
 

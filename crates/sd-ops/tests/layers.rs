@@ -5,7 +5,9 @@ mod common;
 use candle_core::{DType, Tensor, cpu::erf::erf_f64};
 use common::{bits, on_threads, random, values};
 use proptest::prelude::*;
-use sd_ops::{GroupNorm, add_in_place, attention, layer_norm, linear, linear_geglu};
+use sd_ops::{
+    GroupNorm, add_in_place, attention, concat, layer_norm, linear, linear_geglu, transpose,
+};
 
 /// Largest error, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
@@ -243,6 +245,36 @@ fn sums_are_in_the_memory_of_the_first() {
     add_in_place(&x, &y).unwrap();
     assert_eq!(bits(&x), expected);
     assert!(add_in_place(&x, &y.t().unwrap().contiguous().unwrap()).is_err());
+}
+
+#[test]
+fn transposed_and_joined_tensors_are_those_of_candle() {
+    for dims in [
+        [1, 1, 1],
+        [2, 16, 32],
+        [3, 17, 5],
+        [1, 100, 1037],
+        [2, 0, 3],
+    ] {
+        let x = random(1, &dims);
+        let expected = x.transpose(1, 2).unwrap().contiguous().unwrap();
+        let found = transpose(&x).unwrap();
+        assert_eq!(found.dims(), expected.dims());
+        assert_eq!(bits(&found), bits(&expected));
+        // A view is read as what it shows.
+        assert_eq!(bits(&transpose(&found.t().unwrap()).unwrap()), bits(&found));
+
+        let wide = random(2, &[dims[0], dims[1] + 7000, dims[2]]);
+        let expected = Tensor::cat(&[&x, &wide], 1).unwrap();
+        let found = concat(&x, &wide).unwrap();
+        assert_eq!(found.dims(), expected.dims());
+        assert_eq!(bits(&found), bits(&expected));
+    }
+    let x = random(1, &[2, 3, 4]);
+    assert!(transpose(&random(1, &[3, 4])).is_err());
+    for other in [&[1, 3, 4][..], &[2, 3, 5], &[2, 3, 4, 1], &[6]] {
+        assert!(concat(&x, &random(1, other)).is_err(), "{other:?}");
+    }
 }
 
 #[test]

@@ -63,3 +63,19 @@ pub(crate) fn sum(x: Tensor, y: &Tensor) -> Result<Tensor> {
     }
     x + y
 }
+
+/// `[batch, rows, columns]` to a contiguous `[batch, columns, rows]`.
+pub(crate) fn transpose(x: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) {
+        return sd_ops::transpose(x);
+    }
+    x.transpose(1, 2)?.contiguous()
+}
+
+/// `[batch, a, ..]` and `[batch, b, ..]` as `[batch, a + b, ..]`.
+pub(crate) fn concat(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) && on_cpu(y) {
+        return sd_ops::concat(x, y);
+    }
+    Tensor::cat(&[x, y], 1)
+}

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 
 use super::{
     AttentionOptions, AttentionSlice, GroupNorm, LayerNorm, Ledger, Linear, Mask, attention,
-    replay_attention, sum,
+    replay_attention, sum, transpose,
 };
 
 /// Epsilon of torch's layer norm; no configuration changes it.
@@ -256,18 +256,13 @@ impl Transformer2d {
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, context: &Tensor) -> Result<Tensor> {
         // [batch, channels, h, w] as [batch, h * w, channels]
-        let mut h = self
-            .norm
-            .forward(x)?
-            .flatten_from(2)?
-            .transpose(1, 2)?
-            .contiguous()?;
+        let mut h = transpose(&self.norm.forward(x)?.flatten_from(2)?)?;
         h = self.proj_in.forward(&h)?;
         for block in &self.transformer_blocks {
             h = block.forward(h, context)?;
         }
         h = self.proj_out.forward(&h)?;
-        h = h.transpose(1, 2)?.contiguous()?;
+        h = transpose(&h)?;
         sum(h.reshape(x.shape())?, x)
     }
 }

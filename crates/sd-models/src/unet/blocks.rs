@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use sd_config::{BlockAttention, UnetBlock, UnetConfig};
 
 use crate::nn::{
-    Downsample, Ledger, Projection, ResnetBlock, Transformer2d, TransformerConfig, Upsample,
+    Downsample, Ledger, Projection, ResnetBlock, Transformer2d, TransformerConfig, Upsample, concat,
 };
 
 /// What all layers of a call see beside the picture.
@@ -264,7 +264,7 @@ impl UpBlock {
             let Some(skip) = skips.pop() else {
                 candle_core::bail!("the up blocks have more layers than the down blocks")
             };
-            x = Tensor::cat(&[x, skip], 1)?;
+            x = concat(&x, &skip)?;
             x = resnet.forward_owned(x, Some(context.time))?;
             if let Some(attention) = self.attentions.get(i) {
                 x = attention.forward(&x, context.text)?;

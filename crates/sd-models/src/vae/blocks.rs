@@ -6,7 +6,7 @@ use sd_config::VaeConfig;
 
 use crate::nn::{
     AttentionOptions, AttentionSlice, GroupNorm, Ledger, Linear, Mask, ResnetBlock, attention,
-    replay_attention, sum,
+    replay_attention, sum, transpose,
 };
 
 /// Epsilon of every norm of the autoencoder; no configuration changes it.
@@ -107,12 +107,7 @@ impl SelfAttention {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         // [1, channels, h, w] as [1, h * w, channels]
-        let h = self
-            .group_norm
-            .forward(x)?
-            .flatten_from(2)?
-            .transpose(1, 2)?
-            .contiguous()?;
+        let h = transpose(&self.group_norm.forward(x)?.flatten_from(2)?)?;
         let (q, k, v) = (
             self.to_q.forward(&h)?,
             self.to_k.forward(&h)?,
@@ -121,7 +116,7 @@ impl SelfAttention {
         let h = self
             .to_out
             .forward(&attention(&q, &k, &v, 1, Mask::None, self.options())?)?;
-        sum(h.transpose(1, 2)?.contiguous()?.reshape(x.shape())?, x)
+        sum(transpose(&h)?.reshape(x.shape())?, x)
     }
 
     /// The memory of [`forward`](Self::forward).

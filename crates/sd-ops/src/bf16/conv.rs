@@ -10,12 +10,12 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::Weight;
 use super::line::{Line, WIDTH, pair};
 use super::product::{GROUP, Left, Sums, product};
-use super::transpose::transpose;
 use crate::buffer::zeros;
 use crate::conv::{Shape, Window};
 use crate::isa::vectorized;
 use crate::strip::{Strip, strips_of};
 use crate::tasks;
+use crate::transpose::transpose;
 use crate::values;
 
 /// Most lines of the images of a task: a megabyte.

@@ -15,7 +15,6 @@ mod conv;
 mod line;
 mod linear;
 mod product;
-mod transpose;
 mod weight;
 
 pub use attention::{attention, attention_scratch};

@@ -2,7 +2,7 @@
 
 /// Swaps rows and columns.
 #[inline(always)]
-pub(super) fn transpose(square: &mut [[u32; 16]; 16]) {
+pub(crate) fn transpose(square: &mut [[u32; 16]; 16]) {
     // The off-diagonal quarters of squares of 16, 8, 4 and 2 change places.
     quarters::<8>(square);
     quarters::<4>(square);
