@@ -6,8 +6,12 @@ use rayon::prelude::*;
 pub(crate) fn zeros(len: usize) -> Vec<f32> {
     /// Fewer are made sooner than threads are woken.
     const SHARED: usize = 1 << 20;
-    if len < SHARED {
-        return vec![0.; len];
+    /// More come from the system, as zeros, when they are first touched.
+    const FRESH: usize = 1 << 23;
+    if !(SHARED..FRESH).contains(&len) {
+        let buffer = vec![0.; len];
+        advise(&buffer);
+        return buffer;
     }
     let mut buffer = room(len);
     (0..len)

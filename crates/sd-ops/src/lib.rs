@@ -34,7 +34,7 @@ pub use attention::{attention, attention_scratch};
 pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
 pub use layout::{concat, transpose};
 pub use linear::{linear, linear_geglu};
-pub use norm::{GroupNorm, layer_norm};
+pub use norm::{GroupNorm, NormedChannels, layer_norm};
 pub use sum::add_in_place;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, bail};

@@ -42,6 +42,36 @@ impl GroupNorm {
         x.inplace_op3(weight, bias, self)
     }
 
+    /// What [`forward`](Self::forward) makes of each channel, for an operator that reads `x` to do on its way.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub fn channels(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<NormedChannels> {
+        self.check(x, weight, bias)?;
+        let [storage, weight, bias] = [x, weight, bias].map(Tensor::storage_and_layout);
+        let x = values(&storage.0, storage.1)?;
+        let (weight, bias) = (values(&weight.0, weight.1)?, values(&bias.0, bias.1)?);
+        let channels = weight.len() / self.groups;
+        let group = (x.len() / (storage.1.dims()[0] * self.groups).max(1)).max(1);
+        let moments: Vec<_> = x
+            .par_chunks(group)
+            .with_min_len(TASK.div_ceil(group))
+            .map(|x| vectorized!(moments(x, self.eps)))
+            .collect();
+        let affines = moments.iter().enumerate().flat_map(|(i, &[mean, scale])| {
+            let first = i % self.groups * channels;
+            (first..first + channels).map(move |channel| Affine {
+                mean,
+                scale: scale * weight[channel],
+                bias: bias[channel],
+            })
+        });
+        Ok(NormedChannels {
+            affines: affines.collect(),
+            silu: self.silu,
+        })
+    }
+
     fn check(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<()> {
         let fits = matches!(*x.dims(), [_, channels, ..]
             if weight.dims() == [channels] && bias.dims() == [channels]
@@ -95,8 +125,33 @@ impl GroupNorm {
     }
 }
 
+/// What a [`GroupNorm`] makes of the channels of a tensor.
+#[derive(Debug, Clone)]
+pub struct NormedChannels {
+    /// Of each sample and channel.
+    affines: Vec<Affine>,
+    silu: bool,
+}
+
+impl NormedChannels {
+    /// Of all samples.
+    pub(crate) fn len(&self) -> usize {
+        self.affines.len()
+    }
+
+    /// Values of a channel, of all samples', in their own place.
+    #[inline(always)]
+    pub(crate) fn apply(&self, channel: usize, values: &mut [f32]) {
+        let affine = self.affines[channel];
+        match self.silu {
+            true => values.iter_mut().for_each(|v| *v = silu(affine.of(*v))),
+            false => values.iter_mut().for_each(|v| *v = affine.of(*v)),
+        }
+    }
+}
+
 /// How the values of one channel change.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 struct Affine {
     mean: f32,
     scale: f32,

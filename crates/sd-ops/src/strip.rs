@@ -60,6 +60,44 @@ pub(crate) fn strips_of(
     })
 }
 
+/// Neighbouring rows of pixels of a part of an image.
+pub(crate) struct Tile<'a> {
+    /// The image's row and column that are the tile's first.
+    pub(crate) first: [usize; 2],
+    /// The tile's rows of pixels: of each one a strip of all channels, as long as the tile is wide.
+    pub(crate) rows: Vec<Strip<'a>>,
+}
+
+/// The tiles of `rows` and `columns`, fewer at the ends, of channels of `height` and `width`.
+///
+/// # Panics
+/// A size is 0, or the channels are not whole.
+pub(crate) fn tiles(
+    channels: &mut [f32],
+    [height, width]: [usize; 2],
+    [rows, columns]: [usize; 2],
+) -> Vec<Tile<'_>> {
+    assert_eq!(channels.len() % (height * width), 0, "whole channels");
+    let mut tiles = Vec::new();
+    for y in (0..height).step_by(rows) {
+        for x in (0..width).step_by(columns) {
+            let strip = |y: usize| Strip {
+                start: channels.as_mut_ptr().wrapping_add(y * width + x),
+                rows: channels.len() / (height * width),
+                stride: height * width,
+                first: y * width + x,
+                width: columns.min(width - x),
+                matrix: PhantomData,
+            };
+            tiles.push(Tile {
+                first: [y, x],
+                rows: (y..height.min(y + rows)).map(strip).collect(),
+            });
+        }
+    }
+    tiles
+}
+
 impl Strip<'_> {
     /// Number of rows.
     pub(crate) fn rows(&self) -> usize {

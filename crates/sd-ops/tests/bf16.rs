@@ -5,7 +5,8 @@ mod common;
 use candle_core::{DType, Tensor};
 use common::{CASES, Case, bits, case, error, on_threads, random};
 use proptest::prelude::*;
-use sd_ops::{Window, bf16};
+use sd_ops::Window;
+use sd_ops::bf16::{self, Beside};
 
 /// Largest error, relative to the largest result, where products of rounded numbers are summed.
 const TOLERANCE: f64 = 2e-6;
@@ -54,6 +55,38 @@ fn a_doubled_input_is_convolved_as_if_it_were_there() {
         let found = bf16::conv2d_doubled(&x, &weight, Some(&bias), 1).unwrap();
         assert_eq!(found.dims(), expected.dims());
         assert!(bits(&found) == bits(&expected));
+    }
+}
+
+#[test]
+fn a_norm_and_a_residual_are_as_those_of_their_own() {
+    for &sizes in CASES[3..].iter().chain(LARGE) {
+        let (x, weight, bias, window) = case(sizes);
+        let [batch, inputs, ..] = sizes;
+        let x = x.affine(3., 1.).unwrap();
+        let [scale, shift] = [7, 8].map(|seed| random(seed, &[inputs]));
+        let weight = bf16::Weight::new(&weight).unwrap();
+        let conv = |x: &Tensor| bf16::conv2d(x, &weight, Some(&bias), window).unwrap();
+        for silu in [false, true] {
+            let norm = sd_ops::GroupNorm {
+                groups: 1,
+                eps: 1e-5,
+                silu,
+            };
+            let convolved = conv(&norm.forward(&x, &scale, &shift).unwrap());
+            let residual = random(9, convolved.dims());
+            let channels = norm.channels(&x, &scale, &shift).unwrap();
+            let with = |x: &Tensor, residual: Option<&Tensor>| {
+                let norm = Some(&channels);
+                bf16::conv2d_with(x, &weight, Some(&bias), window, Beside { norm, residual })
+            };
+            let expected = (&convolved + &residual).unwrap();
+            assert!(bits(&with(&x, Some(&residual)).unwrap()) == bits(&expected));
+            assert!(bits(&with(&x, None).unwrap()) == bits(&convolved));
+            assert!(with(&x, Some(&random(1, &[batch, 1]))).is_err());
+            let more = Tensor::cat(&[&x, &x], 0).unwrap();
+            assert!(with(&more, None).is_err());
+        }
     }
 }
 

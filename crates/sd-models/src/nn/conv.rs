@@ -2,9 +2,12 @@
 
 use candle_core::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
-use sd_ops::{Window, bf16};
+use sd_ops::{
+    Window,
+    bf16::{self, Beside},
+};
 
-use super::{Compute, Ledger, on_cpu, weight::Weight, widened};
+use super::{Compute, GroupNorm, Ledger, on_cpu, sum, weight::Weight, widened};
 
 /// The shape of a square [`Conv2d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,11 +91,80 @@ impl Conv2d {
     /// # Errors
     /// As [`forward`](Self::forward), or `shift` has another shape.
     pub(super) fn forward_shifted(&self, x: &Tensor, shift: &Tensor) -> Result<Tensor> {
-        let shift = match &self.bias {
-            Some(bias) => shift.broadcast_add(&widened(bias, x)?)?,
-            None => shift.clone(),
-        };
-        self.convolve(x, Some(shift))
+        self.convolve(x, self.shifted(x, Some(shift))?)
+    }
+
+    /// The bias plus `shift`, in the dtype of `like`.
+    fn shifted(&self, like: &Tensor, shift: Option<&Tensor>) -> Result<Option<Tensor>> {
+        match (self.bias(like)?, shift) {
+            (Some(bias), Some(shift)) => Ok(Some(shift.broadcast_add(&bias)?)),
+            (bias, shift) => Ok(shift.cloned().or(bias)),
+        }
+    }
+
+    /// Whether [`forward_fused`](Self::forward_fused) takes fewer passes over memory than its parts.
+    pub(super) fn fuses(&self) -> bool {
+        matches!(self.weight, Weight::Packed(_))
+    }
+
+    /// The same where only memory is asked for.
+    pub(crate) fn fuses_in(&self, memory: &Ledger) -> bool {
+        !memory.is_gpu() && self.weight.compute() == Compute::Bf16
+    }
+
+    /// [`forward`](Self::forward) of `silu(norm(x))`, plus `shift`, `[batch, outputs]`, at every pixel, plus `residual`, of the
+    /// result's shape.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward), or one of them has another shape.
+    pub(crate) fn forward_fused(
+        &self,
+        norm: &GroupNorm,
+        x: &Tensor,
+        shift: Option<&Tensor>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let bias = self.shifted(x, shift)?;
+        if let Weight::Packed(weight) = &self.weight {
+            let x = x.contiguous()?;
+            let norm = norm.silu_of_channels(&x)?;
+            let beside = Beside {
+                norm: Some(&norm),
+                residual,
+            };
+            return bf16::conv2d_with(&x, weight, bias.as_ref(), self.window(), beside);
+        }
+        let y = self.convolve(&norm.forward_silu(x)?, bias)?;
+        match residual {
+            Some(residual) => sum(y, residual),
+            None => Ok(y),
+        }
+    }
+
+    /// [`forward`](Self::forward) of `silu(norm(x))`, for which it may overwrite `x`: there must be no other handle to its data.
+    ///
+    /// # Errors
+    /// As [`forward`](Self::forward).
+    pub(crate) fn forward_normed(&self, norm: &GroupNorm, x: Tensor) -> Result<Tensor> {
+        if self.fuses() {
+            return self.forward_fused(norm, &x, None, None);
+        }
+        self.forward(&norm.silu_in_place(x)?)
+    }
+
+    /// The memory of [`forward_normed`](Self::forward_normed), which lets go of `x`.
+    pub(crate) fn replay_normed(
+        &self,
+        memory: &mut Ledger,
+        norm: &GroupNorm,
+        x: [usize; 4],
+    ) -> [usize; 4] {
+        if !self.fuses_in(memory) {
+            norm.replay_in_place(memory, &x);
+        }
+        let y = self.replay(memory, x);
+        memory.release(&x);
+        y
     }
 
     /// [`forward`](Self::forward) of `x` with every pixel repeated in both directions, for convolutions of stride 1.
@@ -116,10 +188,7 @@ impl Conv2d {
 
     /// The convolution plus `bias`, `[outputs]` or `[batch, outputs]`.
     fn convolve(&self, x: &Tensor, bias: Option<Tensor>) -> Result<Tensor> {
-        let ConvConfig {
-            stride, padding, ..
-        } = self.config;
-        let window = Window { stride, padding };
+        let window = self.window();
         let weight = match &self.weight {
             Weight::Packed(weight) => return bf16::conv2d(x, weight, bias.as_ref(), window),
             Weight::Stored(weight) => widened(weight, x)?,
@@ -127,11 +196,19 @@ impl Conv2d {
         if on_cpu(x) {
             return sd_ops::conv2d(x, &weight, bias.as_ref(), window);
         }
+        let Window { stride, padding } = window;
         let y = self.checked(x)?.conv2d(&weight, padding, stride, 1, 1)?;
         match bias {
             Some(bias) => y.broadcast_add(&bias.reshape(((), self.weight.dim(0), 1, 1))?),
             None => Ok(y),
         }
+    }
+
+    fn window(&self) -> Window {
+        let ConvConfig {
+            stride, padding, ..
+        } = self.config;
+        Window { stride, padding }
     }
 
     pub(crate) fn weights_dtype(&self) -> DType {
@@ -160,7 +237,7 @@ impl Conv2d {
             let columns = [batch, height, width, inputs * kernel * kernel + outputs];
             memory.pass(&columns);
         } else {
-            let window = Window { stride, padding };
+            let window = self.window();
             let weight = [outputs, inputs, kernel, kernel];
             let scratch = match self.weight.compute() {
                 Compute::F32 => sd_ops::conv2d_scratch(x, weight, window),

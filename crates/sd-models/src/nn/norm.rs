@@ -2,6 +2,7 @@
 
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
+use sd_ops::NormedChannels;
 
 use super::{Ledger, elements, on_cpu, widened};
 
@@ -77,6 +78,13 @@ impl GroupNorm {
         let (weight, bias) = (widened(&self.weight, &x)?, widened(&self.bias, &x)?);
         self.operator(true).forward_in_place(&x, &weight, &bias)?;
         Ok(x)
+    }
+
+    /// What [`forward_silu`](Self::forward_silu) makes of each channel of a contiguous `x` on the CPU.
+    pub(super) fn silu_of_channels(&self, x: &Tensor) -> Result<NormedChannels> {
+        self.check(x)?;
+        let (weight, bias) = (widened(&self.weight, x)?, widened(&self.bias, x)?);
+        self.operator(true).channels(x, &weight, &bias)
     }
 
     fn check(&self, x: &Tensor) -> Result<()> {

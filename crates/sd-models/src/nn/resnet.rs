@@ -50,6 +50,9 @@ impl ResnetBlock {
     /// # Errors
     /// A shape does not fit.
     pub fn forward(&self, x: &Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        if self.conv1.fuses() {
+            return self.fused(x.clone(), time);
+        }
         let h = self.after_norm(self.norm1.forward_silu(x)?, time)?;
         match &self.conv_shortcut {
             Some(shortcut) => sum(shortcut.forward(x)?, &h),
@@ -62,6 +65,9 @@ impl ResnetBlock {
     /// # Errors
     /// As [`forward`](Self::forward).
     pub(crate) fn forward_owned(&self, x: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        if self.conv1.fuses() {
+            return self.fused(x, time);
+        }
         let Some(shortcut) = &self.conv_shortcut else {
             return self.forward(&x, time);
         };
@@ -70,8 +76,47 @@ impl ResnetBlock {
         sum(beside, &h)
     }
 
+    /// [`forward`](Self::forward) without the norms' results.
+    fn fused(&self, x: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
+        let shift = self.shift(time)?;
+        let h = self
+            .conv1
+            .forward_fused(&self.norm1, &x, shift.as_ref(), None)?;
+        let residual = match &self.conv_shortcut {
+            Some(shortcut) => shortcut.forward(&x)?,
+            None => x.clone(),
+        };
+        drop(x);
+        self.conv2
+            .forward_fused(&self.norm2, &h, None, Some(&residual))
+    }
+
+    /// The memory of [`fused`](Self::fused), which lets go of `x` if it is `owned`.
+    fn replay_fused(&self, memory: &mut Ledger, x: [usize; 4], owned: bool) -> [usize; 4] {
+        let h = self.conv1.replay(memory, x);
+        let Some(shortcut) = &self.conv_shortcut else {
+            let y = self.conv2.replay(memory, h);
+            memory.release(&h);
+            if owned {
+                memory.release(&x);
+            }
+            return y;
+        };
+        let residual = shortcut.replay(memory, x);
+        if owned {
+            memory.release(&x);
+        }
+        let y = self.conv2.replay(memory, h);
+        memory.release(&h);
+        memory.release(&residual);
+        y
+    }
+
     /// The memory of [`forward`](Self::forward).
     pub(crate) fn replay(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        if self.conv1.fuses_in(memory) {
+            return self.replay_fused(memory, x, false);
+        }
         self.norm1.replay(memory, &x);
         let y = self.replay_after_norm(memory, x);
         if let Some(shortcut) = &self.conv_shortcut {
@@ -83,6 +128,9 @@ impl ResnetBlock {
 
     /// The memory of [`forward_owned`](Self::forward_owned), which lets go of `x`.
     pub(crate) fn replay_owned(&self, memory: &mut Ledger, x: [usize; 4]) -> [usize; 4] {
+        if self.conv1.fuses_in(memory) {
+            return self.replay_fused(memory, x, true);
+        }
         let Some(shortcut) = &self.conv_shortcut else {
             let y = self.replay(memory, x);
             memory.release(&x);
@@ -105,14 +153,19 @@ impl ResnetBlock {
         y
     }
 
+    /// What the first convolution adds for the time: `[batch, outputs]`.
+    fn shift(&self, time: Option<&Tensor>) -> Result<Option<Tensor>> {
+        match (&self.time_emb_proj, time) {
+            (Some(projection), Some(time)) => projection.forward(time).map(Some),
+            _ => Ok(None),
+        }
+    }
+
     /// The convolutions, of the first norm's result.
     fn after_norm(&self, normed: Tensor, time: Option<&Tensor>) -> Result<Tensor> {
-        let h = match (&self.time_emb_proj, time) {
-            (Some(projection), Some(time)) => {
-                let shift = projection.forward(time)?;
-                self.conv1.forward_shifted(&normed, &shift)?
-            }
-            _ => self.conv1.forward(&normed)?,
+        let h = match self.shift(time)? {
+            Some(shift) => self.conv1.forward_shifted(&normed, &shift)?,
+            None => self.conv1.forward(&normed)?,
         };
         drop(normed);
         self.conv2.forward(&self.norm2.silu_in_place(h)?)

@@ -159,8 +159,10 @@ impl Unet {
             x = block.forward(x, &context, &mut skips)?;
             observe(&format!("up.{i}"), &x);
         }
-        let x = self.conv_norm_out.forward_silu(&x)?;
-        self.conv_out.forward(&x)?.to_dtype(DType::F32)
+        let y = self
+            .conv_out
+            .forward_fused(&self.conv_norm_out, &x, None, None)?;
+        y.to_dtype(DType::F32)
     }
 
     /// The memory of [`forward`](Self::forward) for samples of `[height, width]` latents and so many tokens.
@@ -186,9 +188,12 @@ impl Unet {
         for block in &self.up_blocks {
             x = block.replay(memory, x, &text, &mut skips);
         }
-        self.conv_norm_out.replay(memory, &x);
+        if !self.conv_out.fuses_in(memory) {
+            self.conv_norm_out.replay(memory, &x);
+            memory.release(&x);
+        }
         let y = self.conv_out.replay(memory, x);
-        for gone in [x, x, y] {
+        for gone in [x, y] {
             memory.release(&gone);
         }
     }

@@ -63,10 +63,7 @@ impl Decoder {
                 x = upsampler.replay(memory, x, None);
             }
         }
-        self.conv_norm_out.replay_in_place(memory, &x);
-        let y = self.conv_out.replay(memory, x);
-        memory.release(&x);
-        y
+        self.conv_out.replay_normed(memory, &self.conv_norm_out, x)
     }
 
     /// `[1, latent_channels, h, w]` to `[1, out_channels, 8 h, 8 w]`.
@@ -80,6 +77,6 @@ impl Decoder {
                 x = upsampler.forward(x, None)?;
             }
         }
-        self.conv_out.forward(&self.conv_norm_out.silu_in_place(x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, x)
     }
 }

@@ -64,7 +64,7 @@ impl Encoder {
             }
         }
         let x = self.mid_block.forward(x)?;
-        self.conv_out.forward(&self.conv_norm_out.silu_in_place(x)?)
+        self.conv_out.forward_normed(&self.conv_norm_out, x)
     }
 
     /// The memory of [`forward`](Self::forward).
@@ -81,9 +81,6 @@ impl Encoder {
             }
         }
         let x = self.mid_block.replay(memory, x);
-        self.conv_norm_out.replay_in_place(memory, &x);
-        let y = self.conv_out.replay(memory, x);
-        memory.release(&x);
-        y
+        self.conv_out.replay_normed(memory, &self.conv_norm_out, x)
     }
 }

@@ -5,6 +5,8 @@
 //! that a shift is the same number of lines everywhere; the sums at the padding between two rows are of no use. With a stride of
 //! `s` there are `s * s` images, of every `s`th pixel in both directions.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor, bail};
 
 use super::Weight;
@@ -13,15 +15,16 @@ use super::product::{GROUP, Left, Sums, product};
 use crate::buffer::zeros;
 use crate::conv::{Shape, Window};
 use crate::isa::vectorized;
-use crate::strip::{Strip, strips_of};
+use crate::norm::NormedChannels;
+use crate::strip::{Strip, Tile, tiles};
 use crate::tasks;
 use crate::transpose::transpose;
 use crate::values;
 
 /// Most lines of the images of a task: a megabyte.
 const LINES: usize = 1 << 14;
-/// Most pixels of a task, with those between rows.
-const PIXELS: usize = 1 << 11;
+/// Most pixels of a task, with those between rows, and least, where there are so many.
+const PIXELS: std::ops::RangeInclusive<usize> = 256..=2048;
 
 /// As [`sd_ops::conv2d`](crate::conv2d).
 ///
@@ -33,8 +36,31 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
+    conv2d_with(x, weight, bias, window, Beside::default())
+}
+
+/// What a convolution does beside, for which others would pass over memory again.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'a> {
+    /// A norm of the input, of [`GroupNorm::channels`](crate::GroupNorm::channels).
+    pub norm: Option<&'a NormedChannels>,
+    /// What is added to the result, of its shape.
+    pub residual: Option<&'a Tensor>,
+}
+
+/// [`conv2d`] of the normed `x`, plus a residual.
+///
+/// # Errors
+/// As [`conv2d`], or the norm is of another number of channels, or the residual of another shape than the result.
+pub fn conv2d_with(
+    x: &Tensor,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    window: Window,
+    beside: Beside,
+) -> Result<Tensor> {
     let shape = Shape::new(x.dims4()?.into(), 1, weight.shape(), window)?;
-    run(shape, x, weight, bias)
+    run(shape, x, weight, bias, beside)
 }
 
 /// As [`sd_ops::conv2d_doubled`](crate::conv2d_doubled).
@@ -49,7 +75,7 @@ pub fn conv2d_doubled(
 ) -> Result<Tensor> {
     let window = Window { stride: 1, padding };
     let shape = Shape::new(x.dims4()?.into(), 2, weight.shape(), window)?;
-    run(shape, x, weight, bias)
+    run(shape, x, weight, bias, Beside::default())
 }
 
 /// Bytes that [`conv2d`] holds at most during the call beside its arguments and its result, for an `x` and a `weight` of these
@@ -66,19 +92,41 @@ pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Resu
     Ok(image.saturating_add(sums).saturating_mul(threads) as u64)
 }
 
-fn run(shape: Shape, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+fn run(
+    shape: Shape,
+    x: &Tensor,
+    weight: &Weight,
+    bias: Option<&Tensor>,
+    Beside { norm, residual }: Beside,
+) -> Result<Tensor> {
     if weight.is_gated() {
         bail!("{weight:?} is not of a convolution");
     }
+    let [height, width] = shape.result;
+    let dims = [shape.batch, shape.outputs, height, width];
+    if let Some(norm) = norm.filter(|norm| norm.len() != shape.batch * shape.inputs) {
+        bail!("norms of {} channels of {:?}", norm.len(), x.shape());
+    }
+    let residual = match residual {
+        Some(residual) if residual.dims() == dims => Some(residual.contiguous()?),
+        Some(residual) => bail!("residual {:?}, expected {dims:?}", residual.shape()),
+        None => None,
+    };
     let bias = shape.bias(bias)?;
     let mut out = zeros(shape.result_len()?);
     let x = x.contiguous()?;
     if !out.is_empty() {
         let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);
+        let residual = residual.as_ref().map(Tensor::storage_and_layout);
+        let residual = residual
+            .as_ref()
+            .map(|(storage, layout)| values(storage, layout));
         let plan = Plan::new(&shape);
         let conv = Conv {
             x: values(&x.0, x.1)?,
             bias: values(&bias.0, bias.1)?,
+            norm,
+            residual: residual.transpose()?,
             steps: plan.steps(&shape),
             shape,
             plan,
@@ -86,25 +134,18 @@ fn run(shape: Shape, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
         };
         conv.run(&mut out);
     }
-    let [height, width] = shape.result;
-    Tensor::from_vec(
-        out,
-        (shape.batch, shape.outputs, height, width),
-        &Device::Cpu,
-    )
+    Tensor::from_vec(out, &dims, &Device::Cpu)
 }
 
 /// How a convolution is cut into tasks.
 #[derive(Debug, Clone, Copy)]
 struct Plan {
-    /// Rows of pixels of the result that a task makes at most.
-    rows: usize,
+    /// Rows and columns of the result that a task makes at most.
+    tile: [usize; 2],
     /// Outputs that a task makes at most.
     outputs: usize,
-    /// Pixels of a row of an image: those of the result and what the kernel sees beyond.
-    width: usize,
-    /// Rows of an image.
-    height: usize,
+    /// Height and width of an image: a tile and what the kernel sees beyond.
+    image: [usize; 2],
     /// Groups of pixels of a task.
     groups: usize,
     /// All images of a task, and lines that are read after them and do not count.
@@ -116,26 +157,38 @@ impl Plan {
         let stride = shape.window.stride;
         let [above, beside] = shape.kernel.map(|side| (side - 1) / stride);
         let [height, width] = shape.result;
-        let width = width.saturating_add(beside);
         let images = (stride * stride).saturating_mul(shape.inputs.div_ceil(WIDTH).max(1));
-        let row = images.saturating_mul(width);
-        let fitting = (LINES / row).saturating_sub(above).min(PIXELS / width);
+        // What one image may have. Wide rows are written well, high tiles see less beyond them.
+        let pixels = (LINES / images).min(*PIXELS.end());
+        let columns = (pixels / 8)
+            .next_multiple_of(64)
+            .clamp(64, 256)
+            .min(width)
+            .max(1);
+
+        let fitting = (pixels / columns.saturating_add(beside)).saturating_sub(above);
+        // Four tasks a thread; if that takes too small tiles, the outputs are cut, too.
         let threads = rayon::current_num_threads();
-        // Four tasks a thread; few rows of pixels see as many again beyond them, so outputs are cut, too.
-        let per_sample = (4 * threads).div_ceil(shape.batch.max(1));
-        let fair = height.div_ceil(per_sample).max(256usize.div_ceil(width));
-        let rows = fitting.min(fair).clamp(1, height.max(1));
-        let parts = per_sample.div_ceil(height.div_ceil(rows).max(1));
-        let outputs = shape.outputs.div_ceil(parts.max(1)).next_multiple_of(WIDTH);
-        let image = (rows + above).saturating_mul(width);
-        let groups = rows.saturating_mul(width).div_ceil(GROUP);
+        let strips = shape
+            .batch
+            .max(1)
+            .saturating_mul(width.div_ceil(columns).max(1));
+        let fair = height.div_ceil((4 * threads).div_ceil(strips));
+        let rows = fitting.min(fair.max(PIXELS.start().div_ceil(columns)));
+        let rows = rows.clamp(1, height.max(1));
+        let tiles = strips.saturating_mul(height.div_ceil(rows).max(1));
+        let parts = (4 * threads).div_ceil(tiles);
+        let outputs = shape.outputs.div_ceil(parts).next_multiple_of(WIDTH);
+        let image = [rows.saturating_add(above), columns.saturating_add(beside)];
+        let [_, width] = image;
         Self {
-            rows,
+            tile: [rows, columns],
             outputs,
-            width,
-            height: rows + above,
-            groups,
-            lines: images.saturating_mul(image).saturating_add(GROUP + beside),
+            image,
+            groups: rows.saturating_mul(width).div_ceil(GROUP),
+            lines: images
+                .saturating_mul(image[0].saturating_mul(width))
+                .saturating_add(GROUP + beside),
         }
     }
 
@@ -143,13 +196,14 @@ impl Plan {
     fn steps(&self, shape: &Shape) -> Vec<usize> {
         let stride = shape.window.stride;
         let blocks = shape.inputs.div_ceil(WIDTH);
-        let image = self.height * self.width;
+        let [height, width] = self.image;
+        let image = height * width;
         let taps = || (0..shape.kernel[0]).flat_map(|y| (0..shape.kernel[1]).map(move |x| [y, x]));
         (0..blocks)
             .flat_map(|block| {
                 taps().map(move |[y, x]| {
                     let phase = y % stride * stride + x % stride;
-                    (phase * blocks + block) * image + y / stride * self.width + x / stride
+                    (phase * blocks + block) * image + y / stride * width + x / stride
                 })
             })
             .collect()
@@ -162,17 +216,16 @@ struct Conv<'a> {
     x: &'a [f32],
     weight: &'a Weight,
     bias: &'a [f32],
+    norm: Option<&'a NormedChannels>,
+    residual: Option<&'a [f32]>,
     steps: Vec<usize>,
 }
 
-/// Some outputs at some rows of pixels of a sample.
+/// Some outputs of a tile of a sample.
 struct Task<'a> {
     sample: usize,
-    first_row: usize,
-    rows: usize,
     first_output: usize,
-    /// A row an output.
-    out: Strip<'a>,
+    tile: Tile<'a>,
 }
 
 #[derive(Default)]
@@ -184,17 +237,14 @@ struct Buffers {
 impl Conv<'_> {
     fn run(&self, out: &mut [f32]) {
         let pixels = self.shape.result_pixels();
-        let width = self.shape.result[1];
         let mut tasks = Vec::new();
         for (sample, out) in out.chunks_mut(self.shape.outputs * pixels).enumerate() {
             for (i, out) in out.chunks_mut(self.plan.outputs * pixels).enumerate() {
-                let strips = strips_of(out, pixels, 0..pixels, self.plan.rows * width);
-                tasks.extend(strips.map(|out| Task {
+                let tiles = tiles(out, self.shape.result, self.plan.tile);
+                tasks.extend(tiles.into_iter().map(|tile| Task {
                     sample,
-                    first_row: out.first() / width,
-                    rows: out.width() / width,
                     first_output: i * self.plan.outputs,
-                    out,
+                    tile,
                 }));
             }
         }
@@ -204,19 +254,18 @@ impl Conv<'_> {
     fn task(&self, mut task: Task, Buffers { lines, sums }: &mut Buffers) {
         lines.resize(self.plan.lines, Line::ZERO);
         vectorized!(self.read(&task, lines));
-        let pixels = (task.rows - 1) * self.plan.width + self.shape.result[1];
+        let [_, width] = self.plan.image;
         let left = Left {
             lines,
             steps: &self.steps,
-            groups: pixels.div_ceil(GROUP),
+            groups: (task.tile.rows.len() * width).div_ceil(GROUP),
         };
         sums.resize(left.groups * GROUP, [0.; WIDTH]);
-        let bias = &self.bias[task.sample * self.shape.outputs % self.bias.len()..];
-        for first in (0..task.out.rows()).step_by(WIDTH) {
-            let output = task.first_output + first;
-            let strip = output / WIDTH;
+        let outputs = task.tile.rows.first().map_or(0, Strip::rows);
+        for first in (0..outputs).step_by(WIDTH) {
+            let strip = (task.first_output + first) / WIDTH;
             product(left, self.weight.right(strip..strip + 1), sums);
-            vectorized!(self.write(&mut task, first, sums, &bias[output..]));
+            vectorized!(self.write(&mut task, first, sums));
         }
     }
 
@@ -226,7 +275,8 @@ impl Conv<'_> {
         /// Pixels at a time.
         const SPAN: usize = 64;
         let Shape { inputs, window, .. } = self.shape;
-        let Plan { width, height, .. } = self.plan;
+        let [height, width] = self.plan.image;
+        let [first_row, first_column] = task.tile.first;
         let plane = self.shape.plane();
         let x = &self.x[task.sample * inputs * plane..][..inputs * plane];
         let mut span = [[0f32; SPAN]; WIDTH];
@@ -242,9 +292,15 @@ impl Conv<'_> {
             span[channels..].fill([0.; SPAN]);
             for (row, line) in image.chunks_exact_mut(width).enumerate() {
                 for (i, line) in line.chunks_mut(SPAN).enumerate() {
-                    let pixel = [task.first_row + row, i * SPAN];
-                    for (span, plane) in span.iter_mut().zip(x.chunks_exact(plane)) {
-                        self.read_span(plane, phase, pixel, &mut span[..line.len()]);
+                    let pixel = [first_row + row, first_column + i * SPAN];
+                    for (j, (span, plane)) in span.iter_mut().zip(x.chunks_exact(plane)).enumerate()
+                    {
+                        let span = &mut span[..line.len()];
+                        let inside = self.read_span(plane, phase, pixel, span);
+                        if let Some(norm) = self.norm {
+                            let channel = task.sample * inputs + block * WIDTH + j;
+                            norm.apply(channel, &mut span[inside]);
+                        }
                     }
                     for (i, line) in line.chunks_mut(16).enumerate() {
                         let mut pairs = [[0u32; 16]; 16];
@@ -264,14 +320,21 @@ impl Conv<'_> {
         }
     }
 
-    /// Pixels of a channel's `plane` from one of an image's on, with zeros beyond its sides.
+    /// Pixels of a channel's `plane` from one of an image's on, with zeros beyond its sides; which of them lie inside.
     #[inline(always)]
-    fn read_span(&self, plane: &[f32], phase: [usize; 2], pixel: [usize; 2], out: &mut [f32]) {
+    fn read_span(
+        &self,
+        plane: &[f32],
+        phase: [usize; 2],
+        pixel: [usize; 2],
+        out: &mut [f32],
+    ) -> Range<usize> {
         let Window { stride, padding } = self.shape.window;
         let [height, width] = self.shape.image;
         let [y, x] = [0, 1].map(|i| pixel[i] * stride + phase[i]);
         let Some(y) = y.checked_sub(padding).filter(|y| *y < height) else {
-            return out.fill(0.);
+            out.fill(0.);
+            return 0..0;
         };
         // Inside the image from `left` on and before `right`.
         let left = padding.saturating_sub(x).div_ceil(stride).min(out.len());
@@ -281,7 +344,7 @@ impl Conv<'_> {
         out[right..].fill(0.);
         let inside = &mut out[left..right];
         if inside.is_empty() {
-            return;
+            return 0..0;
         }
         let x = x + left * stride - padding;
         if stride == 1 {
@@ -293,21 +356,29 @@ impl Conv<'_> {
                 *out = *v;
             }
         }
+        left..right
     }
 
-    /// Writes the sums of [`WIDTH`] outputs from the task's output `first` on, `bias` being of those.
+    /// Writes the sums of [`WIDTH`] outputs from the task's output `first` on.
     #[inline(always)]
-    fn write(&self, task: &mut Task, first: usize, sums: &[Sums], bias: &[f32]) {
+    fn write(&self, task: &mut Task, first: usize, sums: &[Sums]) {
         const SIDE: usize = 16;
-        let width = self.shape.result[1];
-        for side in [0, SIDE] {
-            let outputs = (first + side)..task.out.rows().min(first + side + SIDE);
-            if outputs.is_empty() {
-                break;
-            }
-            for row in 0..task.rows {
-                let sums = &sums[row * self.plan.width..][..width];
-                for (i, sums) in sums.chunks(SIDE).enumerate() {
+        let outputs = task.sample * self.shape.outputs + task.first_output;
+        let bias = &self.bias[outputs % self.bias.len() + first..];
+        let pixels = self.shape.result_pixels();
+        for (row, sums) in task
+            .tile
+            .rows
+            .iter_mut()
+            .zip(sums.chunks(self.plan.image[1]))
+        {
+            for side in [0, SIDE] {
+                let first = first + side;
+                if first >= row.rows() {
+                    break;
+                }
+                let bias = &bias[side..];
+                for (i, sums) in sums[..row.width()].chunks(SIDE).enumerate() {
                     let mut square = [[0u32; SIDE]; SIDE];
                     for (square, sums) in square.iter_mut().zip(sums) {
                         for (to, sum) in square.iter_mut().zip(&sums[side..]) {
@@ -315,25 +386,36 @@ impl Conv<'_> {
                         }
                     }
                     transpose(&mut square);
-                    let pixel = row * width + i * SIDE;
-                    for ((output, pixels), bias) in outputs.clone().zip(&square).zip(&bias[side..])
-                    {
-                        let out = &mut task.out.row(output)[pixel..pixel + sums.len()];
-                        match <&mut [f32; SIDE]>::try_from(&mut *out) {
-                            Ok(out) => {
-                                for (out, bits) in out.iter_mut().zip(pixels) {
-                                    *out = f32::from_bits(*bits) + bias;
-                                }
+                    let pixel = row.first() + i * SIDE;
+                    let of_outputs = (first..row.rows()).zip(&square).zip(bias);
+                    for ((output, square), bias) in of_outputs {
+                        let out = &mut row.row(output)[i * SIDE..][..sums.len()];
+                        let residual = self.residual.map(|residual| {
+                            &residual[(outputs + output) * pixels + pixel..][..sums.len()]
+                        });
+                        match (<&mut [f32; SIDE]>::try_from(&mut *out), residual) {
+                            (Ok(out), None) => add(out, square, *bias),
+                            (Ok(out), Some(residual)) => {
+                                add(out, square, *bias);
+                                out.iter_mut().zip(residual).for_each(|(out, v)| *out += v);
                             }
-                            Err(_) => {
-                                for (out, bits) in out.iter_mut().zip(pixels) {
-                                    *out = f32::from_bits(*bits) + bias;
-                                }
+                            (Err(_), residual) => {
+                                add(out, square, *bias);
+                                let residual = residual.into_iter().flatten();
+                                out.iter_mut().zip(residual).for_each(|(out, v)| *out += v);
                             }
                         }
                     }
                 }
             }
         }
+    }
+}
+
+/// The floats of `bits` plus `bias`.
+#[inline(always)]
+fn add(out: &mut [f32], bits: &[u32], bias: f32) {
+    for (out, bits) in out.iter_mut().zip(bits) {
+        *out = f32::from_bits(*bits) + bias;
     }
 }

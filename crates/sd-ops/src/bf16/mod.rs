@@ -18,6 +18,6 @@ mod product;
 mod weight;
 
 pub use attention::{attention, attention_scratch};
-pub use conv::{conv2d, conv2d_doubled, conv2d_scratch};
+pub use conv::{Beside, conv2d, conv2d_doubled, conv2d_scratch, conv2d_with};
 pub use linear::{linear, linear_geglu};
 pub use weight::Weight;

@@ -81,6 +81,18 @@ impl Shape {
         let source = &plane[y / self.repeat * width..][..width];
         if self.repeat == 1 {
             copy(&source[x..x + line.len()], line);
+        } else if self.repeat == 2 {
+            // The second half of a pixel, whole ones, and the first half of one.
+            let (second, line) = line.split_at_mut((x % 2).min(line.len()));
+            second.fill(source[x / 2]);
+            let source = &source[x.div_ceil(2)..];
+            let (whole, first) = line.as_chunks_mut::<2>();
+            for (pixel, v) in whole.iter_mut().zip(source) {
+                *pixel = [*v; 2];
+            }
+            if let Some(v) = source.get(whole.len()) {
+                first.fill(*v);
+            }
         } else {
             for (x, v) in (x..).zip(line) {
                 *v = source[x / self.repeat];
