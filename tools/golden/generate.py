@@ -9,7 +9,7 @@ from pathlib import Path
 
 import common
 
-# Module -> what it writes. The end-to-end cases need the models.
+# Module -> what it writes. The end-to-end cases and bf16 need the models.
 FIXTURES = {
     "tokenizer": "tokenizer/",
     "randn": "rng/",
@@ -19,6 +19,7 @@ FIXTURES = {
     "variants": "unets/, vaes/, clips/",
     "tiling": "tiling/",
     "tiny_vaes": "tiny_vaes/",
+    "bf16": "bf16.json",
     "e2e": "e2e/",
     "images": "images/",
     "e2e_images": "e2e_images/",

@@ -80,8 +80,10 @@ fn the_memory_of_a_unet_call_is_predicted() {
     for (version, dtype, samples, size) in [
         (Version::V1_5, DType::F32, 2, [32, 40]),
         (Version::V1_5, DType::F16, 1, [36, 36]),
+        (Version::V1_5, DType::BF16, 2, [48, 64]),
         (Version::Xl, DType::F32, 2, [40, 32]),
         (Version::Xl, DType::F16, 4, [16, 24]),
+        (Version::Xl, DType::BF16, 2, [40, 32]),
     ] {
         let config = narrow(version);
         let memory = ModelMemory::new(&config, dtype, &Device::Cpu).unwrap();
@@ -103,7 +105,7 @@ fn the_memory_of_the_autoencoder_is_predicted() {
         vae: config.clone(),
         ..narrow(Version::V1_5)
     };
-    for dtype in [DType::F32, DType::F16] {
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
         let memory = ModelMemory::new(&model, dtype, &Device::Cpu).unwrap();
         let vae = AutoencoderKl::new(random_weights(dtype), &config).unwrap();
         for [height, width] in [[12, 16], [8, 8], [5, 25]] {

@@ -1,6 +1,7 @@
 //! The text encoders against transformers.
 
 mod common;
+mod support;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -172,37 +173,54 @@ fn a_text_has_the_same_bits_alone_and_in_a_batch() {
 }
 
 #[test]
-fn half_precision_weights_give_the_picture_of_the_rounded_weights() {
+fn weights_in_f16_are_the_rounded_weights() {
     let (folder, golden) = fixtures().swap_remove(0);
     let path = folder.join("model.safetensors");
     let case = cases(&golden).into_values().next().unwrap();
-    for dtype in [DType::F16, DType::BF16] {
-        let rounded: BTreeMap<_, _> = common::tensors(&path)
-            .into_iter()
-            .filter(|(name, _)| !name.ends_with("position_ids"))
-            .map(|(name, tensor)| (name, tensor.to_dtype(dtype).unwrap()))
-            .collect();
-        let rounded: Vec<_> = rounded
-            .iter()
-            .map(|(name, tensor)| (name.as_str(), tensor.clone()))
-            .collect();
-        let weights = Weights::from_bytes(
-            Component::TextEncoder,
-            "rounded",
-            common::safetensors(&rounded),
+    let rounded: BTreeMap<_, _> = common::tensors(&path)
+        .into_iter()
+        .filter(|(name, _)| !name.ends_with("position_ids"))
+        .map(|(name, tensor)| (name, tensor.to_dtype(DType::F16).unwrap()))
+        .collect();
+    let rounded: Vec<_> = rounded
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+        .collect();
+    let weights = Weights::from_bytes(
+        Component::TextEncoder,
+        "rounded",
+        common::safetensors(&rounded),
+    )
+    .unwrap();
+    let output = |kept| {
+        let vb = weights.var_builder(kept, &Device::Cpu);
+        run(
+            &ClipTextModel::new(vb, &config(&folder), Component::TextEncoder).unwrap(),
+            &case,
         )
-        .unwrap();
-        let output = |kept| {
-            let vb = weights.var_builder(kept, &Device::Cpu);
-            run(
-                &ClipTextModel::new(vb, &config(&folder), Component::TextEncoder).unwrap(),
-                &case,
-            )
-            .last_hidden_state
-        };
-        let (kept, widened) = (output(dtype), output(DType::F32));
-        assert_eq!(kept.dtype(), DType::F32);
-        assert_eq!(difference(&kept, &widened), 0., "{dtype:?}");
+        .last_hidden_state
+    };
+    let (kept, widened) = (output(DType::F16), output(DType::F32));
+    assert_eq!(kept.dtype(), DType::F32);
+    assert_eq!(difference(&kept, &widened), 0.);
+}
+
+#[test]
+fn in_bf16_it_is_no_further_from_f32_than_diffusers() {
+    for folder in support::folders("models") {
+        let encoder = folder.join("text_encoder");
+        if !encoder.is_dir() {
+            continue;
+        }
+        let weights = Weights::open(Component::TextEncoder, &[encoder.join("model.safetensors")]);
+        let vb = weights.unwrap().var_builder(DType::BF16, &Device::Cpu);
+        let model = ClipTextModel::new(vb, &config(&encoder), Component::TextEncoder).unwrap();
+        for (name, case) in cases(&folder.join("golden/text.safetensors")) {
+            let found = run(&model, &case).last_hidden_state;
+            let what = format!("{} {name}", folder.display());
+            let allowed = support::bf16_error(&folder, "text");
+            assert_close(&what, &found, &case["last"], allowed);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use common::{assert_close, cases, tensors};
 use sd_config::{AdditionEmbedType, DownBlockType, PerBlock, UnetConfig, UpBlockType};
 use sd_models::unet::{Added, Residuals, Unet, UnetInput};
 use sd_models::{Component, Error, Weights};
-use support::{STAGE, bits, folders, idle, random, random_weights, text};
+use support::{STAGE, bf16_error, bits, folders, idle, random, random_weights, text};
 
 /// The golden UNets: a folder with config and weights, and the file with the cases.
 fn unets() -> Vec<(PathBuf, PathBuf)> {
@@ -129,28 +129,38 @@ fn every_tensor_moves_the_output() {
 }
 
 #[test]
-fn weights_in_16_bits_are_the_rounded_weights() {
+fn weights_in_f16_are_the_rounded_weights() {
     let (folder, file) = unets().swap_remove(0);
     let cases = cases(&file);
     let case = cases.values().next().unwrap();
-    for dtype in [DType::F16, DType::BF16] {
-        let rounded = tensors(&weights_file(&folder))
-            .into_iter()
-            .map(|(name, t)| {
-                (
-                    name,
-                    t.to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap(),
-                )
-            })
-            .collect();
-        let rounded = VarBuilder::from_tensors(rounded, DType::F32, &Device::Cpu);
-        let expected = run(
-            &Unet::new(rounded, &config(&folder)).unwrap(),
-            case,
-            &mut |_, _| (),
-        );
-        let found = run(&load(&folder, dtype), case, &mut |_, _| ());
-        assert_eq!(bits(&found.unwrap()), bits(&expected.unwrap()), "{dtype:?}");
+    let rounded = |t: Tensor| {
+        let short = t.to_dtype(DType::F16).unwrap();
+        short.to_dtype(DType::F32).unwrap()
+    };
+    let rounded = tensors(&weights_file(&folder))
+        .into_iter()
+        .map(|(name, t)| (name, rounded(t)))
+        .collect();
+    let rounded = VarBuilder::from_tensors(rounded, DType::F32, &Device::Cpu);
+    let expected = run(
+        &Unet::new(rounded, &config(&folder)).unwrap(),
+        case,
+        &mut |_, _| (),
+    );
+    let found = run(&load(&folder, DType::F16), case, &mut |_, _| ());
+    assert_eq!(bits(&found.unwrap()), bits(&expected.unwrap()));
+}
+
+#[test]
+fn in_bf16_it_is_no_further_from_f32_than_diffusers() {
+    for folder in folders("models") {
+        let unet = load(&folder.join("unet"), DType::BF16);
+        let allowed = bf16_error(&folder, "unet");
+        for (name, case) in cases(&folder.join("golden/unet.safetensors")) {
+            let found = run(&unet, &case, &mut |_, _| ()).unwrap();
+            let what = format!("{} {name}", folder.display());
+            assert_close(&what, &found, &case["out"], allowed);
+        }
     }
 }
 

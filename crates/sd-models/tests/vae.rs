@@ -12,7 +12,7 @@ use common::{assert_close, cases, difference, tensors};
 use sd_config::VaeConfig;
 use sd_models::vae::AutoencoderKl;
 use sd_models::{Component, Error, Weights};
-use support::{STAGE, bits, folders, idle, random, random_weights, text};
+use support::{STAGE, bf16_error, bits, folders, idle, random, random_weights, text};
 
 /// The golden autoencoders: a folder with config and weights, and the file with the cases.
 fn vaes() -> Vec<(PathBuf, PathBuf)> {
@@ -67,6 +67,21 @@ fn encoding_and_decoding_are_diffusers() {
             close("mode", &posterior.mode().unwrap());
             close("sampled", &posterior.sample(&case["noise"]).unwrap());
             close("decoded", &vae.decode(&case["latents"]).unwrap());
+        }
+    }
+}
+
+#[test]
+fn in_bf16_it_is_no_further_from_f32_than_diffusers() {
+    for folder in folders("models") {
+        let vae = load(&folder.join("vae"), DType::BF16);
+        for (name, case) in cases(&folder.join("golden/vae.safetensors")) {
+            let what = format!("{} {name}", folder.display());
+            let mean = vae.encode(&case["image"]).unwrap().mean;
+            assert_close(&what, &mean, &case["mean"], bf16_error(&folder, "mean"));
+            let decoded = vae.decode(&case["latents"]).unwrap();
+            let allowed = bf16_error(&folder, "decoded");
+            assert_close(&what, &decoded, &case["decoded"], allowed);
         }
     }
 }

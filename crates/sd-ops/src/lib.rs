@@ -19,6 +19,7 @@ mod attention;
 pub mod bf16;
 mod buffer;
 mod conv;
+mod convert;
 mod isa;
 mod layout;
 mod linear;
@@ -32,6 +33,7 @@ mod transpose;
 
 pub use attention::{attention, attention_scratch};
 pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
+pub use convert::tensor_from_bytes;
 pub use layout::{concat, transpose};
 pub use linear::{linear, linear_geglu};
 pub use norm::{GroupNorm, NormedChannels, layer_norm};

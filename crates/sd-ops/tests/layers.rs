@@ -6,7 +6,8 @@ use candle_core::{DType, Tensor, cpu::erf::erf_f64};
 use common::{bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{
-    GroupNorm, add_in_place, attention, concat, layer_norm, linear, linear_geglu, transpose,
+    GroupNorm, add_in_place, attention, concat, layer_norm, linear, linear_geglu,
+    tensor_from_bytes, transpose,
 };
 
 /// Largest error, relative to the largest result.
@@ -275,6 +276,48 @@ fn transposed_and_joined_tensors_are_those_of_candle() {
     for other in [&[1, 3, 4][..], &[2, 3, 5], &[2, 3, 4, 1], &[6]] {
         assert!(concat(&x, &random(1, other)).is_err(), "{other:?}");
     }
+}
+
+#[test]
+fn stored_numbers_are_converted_as_by_candle() {
+    let dtypes = [DType::F32, DType::F16, DType::BF16];
+    for count in [0, 1, 1000, 1024, 5000, 100_000] {
+        let x = (random(1, &[count]) * 70_000.).unwrap();
+        for stored in dtypes {
+            let x = x.to_dtype(stored).unwrap();
+            let bytes: Vec<u8> = match stored {
+                DType::F32 => x
+                    .to_vec1::<f32>()
+                    .unwrap()
+                    .into_iter()
+                    .flat_map(f32::to_le_bytes)
+                    .collect(),
+                DType::F16 => x
+                    .to_vec1::<half::f16>()
+                    .unwrap()
+                    .into_iter()
+                    .flat_map(half::f16::to_le_bytes)
+                    .collect(),
+                _ => x
+                    .to_vec1::<half::bf16>()
+                    .unwrap()
+                    .into_iter()
+                    .flat_map(half::bf16::to_le_bytes)
+                    .collect(),
+            };
+            // Files place tensors at any byte.
+            let bytes = [&[0], bytes.as_slice()].concat();
+            for dtype in dtypes {
+                let found = tensor_from_bytes(&bytes[1..], stored, &[count], dtype).unwrap();
+                assert_eq!(found.dtype(), dtype);
+                let expected = x.to_dtype(dtype).unwrap();
+                assert_eq!(values(&found), values(&expected), "{stored:?} to {dtype:?}");
+            }
+            assert!(tensor_from_bytes(&bytes, stored, &[count], DType::F32).is_err());
+        }
+    }
+    assert!(tensor_from_bytes(&[0; 8], DType::F64, &[1], DType::F32).is_err());
+    assert!(tensor_from_bytes(&[0; 4], DType::F32, &[1], DType::F64).is_err());
 }
 
 #[test]

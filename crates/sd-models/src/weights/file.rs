@@ -132,9 +132,13 @@ impl RawTensor<'_> {
             // `safetensors_header` has compared the offsets with the length of the data.
             candle_core::bail!("tensor data at {:?}, beyond the file's end", self.place);
         };
-        let tensor = Tensor::from_raw_buffer(bytes, stored, shape, device)?;
+        let tensor = if device.is_cpu() {
+            sd_ops::tensor_from_bytes(bytes, stored, shape, dtype)?
+        } else {
+            Tensor::from_raw_buffer(bytes, stored, shape, device)?.to_dtype(dtype)?
+        };
         self.file.bytes.release(&self.place);
-        tensor.to_dtype(dtype)
+        Ok(tensor)
     }
 }
 

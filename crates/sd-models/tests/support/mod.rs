@@ -23,6 +23,14 @@ pub(crate) fn folders(path: &str) -> Vec<PathBuf> {
     folders.into_iter().collect()
 }
 
+/// How far diffusers in bf16 is from itself in f32, for a network of a folder of `models`: of the largest result.
+pub(crate) fn bf16_error(folder: &Path, network: &str) -> f32 {
+    let errors: serde_json::Value = serde_json::from_str(&text(&golden("bf16.json"))).unwrap();
+    let model = folder.file_name().and_then(|name| name.to_str()).unwrap();
+    let error = errors[model][network].as_f64();
+    error.unwrap_or_else(|| panic!("{model} {network}")) as f32
+}
+
 pub(crate) fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
