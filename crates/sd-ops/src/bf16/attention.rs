@@ -202,7 +202,18 @@ impl Softmax {
             }
         }
         for (i, (largest, before)) in largest.iter_mut().zip(&mut self.largest).enumerate() {
-            let of_row = largest.iter().copied().fold(f32::MIN, f32::max);
+            let mut half = WIDTH / 2;
+            while half > 0 {
+                for j in 0..half {
+                    largest[j] = if largest[j + half] > largest[j] {
+                        largest[j + half]
+                    } else {
+                        largest[j]
+                    };
+                }
+                half /= 2;
+            }
+            let of_row = largest[0];
             if of_row > before[0] {
                 let factor = power_of_two((before[0] - of_row) * scale);
                 before.fill(of_row);
@@ -216,29 +227,175 @@ impl Softmax {
                 }
             }
         }
-        let largest = self.largest.as_flattened();
-        let mut powers = [0f32; ALL];
-        for (scores, weights) in scores.zip(weights.chunks_exact_mut(GROUP)) {
-            let totals = self.totals.as_flattened_mut().iter_mut();
-            let values = scores.iter().zip(largest).zip(totals);
-            for (power, ((score, largest), total)) in powers.iter_mut().zip(values) {
-                *power = power_of_two((score - largest) * scale);
-                *total += *power;
+        let strips = scores.zip(weights.chunks_exact_mut(GROUP));
+        for (scores, weights) in strips {
+            let largest = self.largest.as_flattened();
+            let totals = self.totals.as_flattened_mut();
+            #[cfg(target_arch = "x86_64")]
+            if avx512::available() {
+                avx512::weigh(scores, largest, scale, totals, weights);
+                continue;
             }
-            Line::round(&powers, weights);
+            weigh(scores, largest, scale, totals, weights);
         }
     }
 }
 
-/// `2^x` to 1e-4 of itself, for `x <= 0`; not below 2^-126.
+/// `2^(scale * (score - largest))` of all scores as `weights`, and added to `totals`.
+#[inline(always)]
+fn weigh(scores: &[f32], largest: &[f32], scale: f32, totals: &mut [f32], weights: &mut [Line]) {
+    let mut powers = [0f32; GROUP * WIDTH];
+    let values = scores.iter().zip(largest).zip(totals);
+    for (power, ((score, largest), total)) in powers.iter_mut().zip(values) {
+        *power = power_of_two((score - largest) * scale);
+        *total += *power;
+    }
+    Line::round(&powers, weights);
+}
+
+/// [`weigh`] with fused products, and in half the instructions.
+#[cfg(target_arch = "x86_64")]
+#[allow(
+    unsafe_code,
+    reason = "instructions that not every machine has, on pointers"
+)]
+mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::{GROUP, LEAST, POLYNOMIAL, ROUND, WIDTH};
+    use crate::bf16::line::Line;
+
+    pub(super) fn available() -> bool {
+        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
+    }
+
+    /// # Panics
+    /// The machine has not the instructions, or the slices are not of a group of rows.
+    pub(super) fn weigh(
+        scores: &[f32],
+        largest: &[f32],
+        scale: f32,
+        totals: &mut [f32],
+        weights: &mut [Line],
+    ) {
+        let all = GROUP * WIDTH;
+        assert!(
+            available() && weights.len() == GROUP,
+            "{} lines",
+            weights.len()
+        );
+        assert!(scores.len() == all && largest.len() == all && totals.len() == all);
+        // SAFETY: as asserted.
+        unsafe { weigh_group(scores, largest, scale, totals, weights) };
+    }
+
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    unsafe fn weigh_group(
+        scores: &[f32],
+        largest: &[f32],
+        scale: f32,
+        totals: &mut [f32],
+        weights: &mut [Line],
+    ) {
+        let scale = _mm512_set1_ps(scale);
+        let power = |i: usize| {
+            // SAFETY: `i` is a multiple of 16 below the length of a group.
+            let [score, largest] =
+                unsafe { [scores, largest].map(|x| _mm512_loadu_ps(x.as_ptr().add(i))) };
+            power_of_two(_mm512_mul_ps(_mm512_sub_ps(score, largest), scale))
+        };
+        for (row, line) in weights.iter_mut().enumerate() {
+            let powers = [0, 16].map(|half| {
+                let i = row * WIDTH + half;
+                let power = power(i);
+                // SAFETY: as above.
+                unsafe {
+                    let total = totals.as_mut_ptr().add(i);
+                    _mm512_storeu_ps(total, _mm512_add_ps(_mm512_loadu_ps(total), power));
+                }
+                power
+            });
+            let pairs = _mm512_cvtne2ps_pbh(powers[1], powers[0]);
+            // SAFETY: a line is as large, and aligned as, the vector.
+            unsafe { std::ptr::from_mut(line).cast::<__m512bh>().write(pairs) };
+        }
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn power_of_two(x: __m512) -> __m512 {
+        let round = _mm512_set1_ps(ROUND);
+        // The second operand where one is not a number.
+        let x = _mm512_max_ps(_mm512_set1_ps(LEAST), x);
+        let sum = _mm512_add_ps(x, round);
+        let r = _mm512_sub_ps(x, _mm512_sub_ps(sum, round));
+        let [first, rest @ ..] = POLYNOMIAL;
+        let series = rest.iter().fold(_mm512_set1_ps(first), |sum, c| {
+            _mm512_fmadd_ps(sum, r, _mm512_set1_ps(*c))
+        });
+        let exponent = _mm512_slli_epi32(_mm512_castps_si512(sum), 23);
+        _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(series), exponent))
+    }
+}
+
+/// Powers of smaller numbers stay what they are here: below, some are no normal numbers.
+const LEAST: f32 = -125.;
+/// Adding it to a small number rounds that to an integer, which the sum's lowest bits are.
+const ROUND: f32 = 12_582_912.;
+/// Of the smallest relative error for `2^x` with `|x| <= 1/2`, the highest power first.
+const POLYNOMIAL: [f32; 4] = [0.055_171_69, 0.242_611_17, 0.693_260_97, 0.999_928_06];
+
+/// `2^x` to 1e-4 of itself, for `x <= 0`; not below that of [`LEAST`].
 #[inline(always)]
 fn power_of_two(x: f32) -> f32 {
-    /// Adding it to a small number rounds that to an integer, which the sum's lowest bits are.
-    const ROUND: f32 = 12_582_912.;
-    let x = if x < -126. { -126. } else { x };
+    let x = if x < LEAST { LEAST } else { x };
     let sum = x + ROUND;
     let r = x - (sum - ROUND);
-    // The polynomial of the smallest relative error for |r| <= 1/2.
-    let series = 0.999_928_06 + r * (0.693_260_97 + r * (0.242_611_17 + r * 0.055_171_69));
+    let [first, rest @ ..] = POLYNOMIAL;
+    let series = rest.iter().fold(first, |sum, c| sum * r + c);
     f32::from_bits(series.to_bits().wrapping_add(sum.to_bits() << 23))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn powers_of_two_are_exact_to_1e_4() {
+        for i in 0..=125_000 {
+            let x = -i as f32 / 1000.;
+            let error = f64::from(power_of_two(x)) / f64::from(x).exp2() - 1.;
+            assert!(error.abs() < 1e-4, "2^{x}: {error:e}");
+        }
+        assert_eq!(power_of_two(f32::NEG_INFINITY), power_of_two(LEAST));
+        assert!(power_of_two(f32::NAN).is_nan());
+    }
+
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn fused_products_give_the_same_weights() {
+        if !avx512::available() {
+            return;
+        }
+        const ALL: usize = GROUP * WIDTH;
+        let mut scores: Vec<f32> = (0..ALL).map(|i| (i * 7919 % 2003) as f32 / 20.).collect();
+        scores[..2].copy_from_slice(&[f32::NEG_INFINITY, f32::NAN]);
+        let largest = [101f32; ALL];
+        let run = |weigh: fn(&[f32], &[f32], f32, &mut [f32], &mut [Line])| {
+            let (mut totals, mut weights) = (vec![1f32; ALL], vec![Line::ZERO; GROUP]);
+            weigh(&scores, &largest, 0.3, &mut totals, &mut weights);
+            let halves = weights.iter().flat_map(|line| line.0);
+            let halves = halves.flat_map(|pair| [pair << 16, pair & 0xffff_0000]);
+            (totals, halves.map(f32::from_bits).collect::<Vec<_>>())
+        };
+        let (plain, fused) = (run(weigh), run(avx512::weigh));
+        for (plain, fused) in [(&plain.0, &fused.0), (&plain.1, &fused.1)] {
+            for (i, (plain, fused)) in plain.iter().zip(fused).enumerate() {
+                let same =
+                    plain.is_nan() && fused.is_nan() || (plain - fused).abs() <= plain / 128.;
+                assert!(same, "{i}: {plain} {fused}");
+            }
+        }
+        assert!(fused.1[1].is_nan() && fused.1[0] >= 0.);
+    }
 }
