@@ -31,16 +31,13 @@ pub(crate) fn room<T>(len: usize) -> Vec<T> {
 
 /// Asks the system for large pages, where it has them (Linux), if `buffer` is large: a result is written once, and to get its
 /// memory in pages of 4 KiB takes longer than many an operator.
-#[cfg_attr(
-    not(target_os = "linux"),
-    expect(clippy::ptr_arg, reason = "its room counts, not what it holds")
-)]
 fn advise<T>(buffer: &Vec<T>) {
-    #[cfg(target_os = "linux")]
-    advise_bytes(buffer.as_ptr().cast(), buffer.capacity() * size_of::<T>());
-    #[cfg(not(target_os = "linux"))]
-    let _ = buffer;
+    let bytes = buffer.capacity().saturating_mul(size_of::<T>());
+    advise_bytes(buffer.as_ptr().cast(), bytes);
 }
+
+#[cfg(not(target_os = "linux"))]
+fn advise_bytes(_: *const u8, _: usize) {}
 
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "a system call that takes a pointer")]

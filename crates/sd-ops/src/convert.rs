@@ -34,7 +34,7 @@ pub fn tensor_from_bytes(
     };
     let size = stored.size_in_bytes();
     match dtype {
-        DType::F32 => tensor(shape, chunks(bytes, size, 0f32, |from, to| read(from, to))),
+        DType::F32 => tensor(shape, chunks(bytes, size, 0f32, read)),
         DType::F16 => tensor(
             shape,
             chunks(bytes, size, f16::ZERO, |from, to| {

@@ -1,8 +1,9 @@
 //! CPU operators that Candle lacks, for any [Candle](candle_core) project.
 //!
-//! [`conv2d`], [`attention`], [`linear`] and the norms take f32 tensors in Candle's own layout. A sample's result has the same bits
-//! whatever the other samples of its batch are and however many threads compute it. The instructions are the best of the machine
-//! that runs the program, AVX-512 or AVX2 with FMA on x86-64, whatever the build was told.
+//! [`conv2d`], [`attention`], [`linear`] and the norms take f32 tensors in Candle's own layout; those of [`bf16`] multiply in 16
+//! bits. A sample's result has the same bits whatever the other samples of its batch are and however many threads compute it. The
+//! instructions are the best of the machine that runs the program, AVX-512 or AVX2 with FMA on x86-64, AMX for bf16, whatever the
+//! build was told.
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};

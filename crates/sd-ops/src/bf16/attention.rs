@@ -381,14 +381,15 @@ mod tests {
         let mut scores: Vec<f32> = (0..ALL).map(|i| (i * 7919 % 2003) as f32 / 20.).collect();
         scores[..2].copy_from_slice(&[f32::NEG_INFINITY, f32::NAN]);
         let largest = [101f32; ALL];
-        let run = |weigh: fn(&[f32], &[f32], f32, &mut [f32], &mut [Line])| {
+        let run = |fused| {
             let (mut totals, mut weights) = (vec![1f32; ALL], vec![Line::ZERO; GROUP]);
+            let weigh = if fused { avx512::weigh } else { weigh };
             weigh(&scores, &largest, 0.3, &mut totals, &mut weights);
             let halves = weights.iter().flat_map(|line| line.0);
             let halves = halves.flat_map(|pair| [pair << 16, pair & 0xffff_0000]);
             (totals, halves.map(f32::from_bits).collect::<Vec<_>>())
         };
-        let (plain, fused) = (run(weigh), run(avx512::weigh));
+        let (plain, fused) = (run(false), run(true));
         for (plain, fused) in [(&plain.0, &fused.0), (&plain.1, &fused.1)] {
             for (i, (plain, fused)) in plain.iter().zip(fused).enumerate() {
                 let same =

@@ -108,15 +108,16 @@ fn product_by(kernel: Kernel, left: Left, right: &[Line], out: &mut [Sums]) {
     assert_eq!(out.len() % rows, 0, "whole strips of {rows} rows");
     let strips = out.len() / rows;
     assert!(right.len() >= strips * steps * STEP, "{strips} strips");
-    // SAFETY: these asserts keep all that is read inside `left` and `right`, and all that is written inside `out`; a kernel is
-    // made in `available` alone, where the machine has it.
     match kernel {
         Kernel::Plain => Isa::best().run(
             #[inline(always)]
             || plain(left, right, out),
         ),
+        // SAFETY: the asserts keep all that is read inside `left` and `right`, and all that is written inside `out`; a kernel is
+        // made in `available` alone, where the machine has it.
         #[cfg(target_arch = "x86_64")]
         Kernel::Avx512 => unsafe { avx512::product(left, right, out) },
+        // SAFETY: as above.
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         Kernel::Amx => unsafe { amx::product(left, right, out) },
     }
@@ -202,13 +203,13 @@ mod avx512 {
                 let row = left.lines.as_ptr().add(step + first).cast::<i32>();
                 for p in 0..STEP / 2 {
                     let b = [0, STEP / 2].map(|half| _mm512_load_epi32(strip.add((half + p) * 16)));
-                    for i in 0..ROWS {
+                    for (i, sums) in sums.iter_mut().enumerate() {
                         let a = _mm512_set1_epi32(*row.add(i * 16 + p));
-                        for j in 0..2 {
-                            sums[i][j] = _mm512_dpbf16_ps(
-                                sums[i][j],
+                        for (sum, b) in sums.iter_mut().zip(b) {
+                            *sum = _mm512_dpbf16_ps(
+                                *sum,
                                 std::mem::transmute::<__m512i, __m512bh>(a),
-                                std::mem::transmute::<__m512i, __m512bh>(b[j]),
+                                std::mem::transmute::<__m512i, __m512bh>(b),
                             );
                         }
                     }
