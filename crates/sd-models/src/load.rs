@@ -27,6 +27,7 @@ pub struct LoadOptions {
     pub device: Device,
     /// What the weights are kept as, F32, F16 or BF16; by default F32. An autoencoder whose
     /// configuration has `force_upcast` is kept as F32 in place of F16, except on the CPU.
+    /// There products of BF16 weights are computed in bf16, all others in f32: see [`Compute`](crate::nn::Compute).
     pub dtype: DType,
     /// Files to prefer if the model has them, such as `fp16`; by default none.
     pub variant: Option<String>,

@@ -16,6 +16,7 @@
 //! # Ok::<(), candle_core::Error>(())
 //! ```
 
+mod activation;
 mod attention;
 pub mod bf16;
 mod buffer;
@@ -32,6 +33,7 @@ mod sum;
 mod tasks;
 mod transpose;
 
+pub use activation::{gelu, quick_gelu};
 pub use attention::{attention, attention_scratch};
 pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
 pub use convert::tensor_from_bytes;

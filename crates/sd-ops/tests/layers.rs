@@ -6,7 +6,7 @@ use candle_core::{DType, Tensor, cpu::erf::erf_f64};
 use common::{bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{
-    GroupNorm, add_in_place, attention, concat, layer_norm, linear, linear_geglu,
+    GroupNorm, add_in_place, attention, concat, gelu, layer_norm, linear, linear_geglu, quick_gelu,
     tensor_from_bytes, transpose,
 };
 
@@ -237,6 +237,17 @@ fn a_layer_norm_is_its_definition_even_far_from_zero() {
             assert!((found - expected).abs() < 4e-5, "{found} {expected}");
         }
     }
+}
+
+#[test]
+fn activations_are_their_formulas() {
+    let x = (random(1, &[3, 7001]) * 9.).unwrap();
+    let exact = |v: f64| 0.5 * v * (1. + erf_f64(v / 2f64.sqrt()));
+    let quick = |v: f64| v / (1. + (-1.702 * v).exp());
+    let expected = |f: fn(f64) -> f64| values(&x).into_iter().map(f).collect::<Vec<_>>();
+    assert_close(&gelu(&x).unwrap(), &[3, 7001], &expected(exact));
+    assert_close(&quick_gelu(&x).unwrap(), &[3, 7001], &expected(quick));
+    assert!(gelu(&x.to_dtype(DType::F64).unwrap()).is_err());
 }
 
 #[test]

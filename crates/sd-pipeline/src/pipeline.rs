@@ -314,7 +314,7 @@ impl PipelineBuilder {
         self
     }
 
-    /// How weights are kept: f32, f16 or bf16.
+    /// How weights are kept: f32, f16 or bf16. On the CPU bf16 is also what products are computed in.
     pub fn dtype(mut self, dtype: DType) -> Self {
         self.options.dtype = dtype;
         self

@@ -2,11 +2,16 @@
 
 use candle_core::{D, Result, Tensor};
 
+use super::on_cpu;
+
 /// The exact GELU `x * Phi(x)`, by the error function (Hendrycks 2016, section 2), not its tanh approximation.
 ///
 /// # Errors
 /// The device fails.
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) {
+        return sd_ops::gelu(x);
+    }
     x.gelu_erf()
 }
 
@@ -15,6 +20,9 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Errors
 /// The device fails.
 pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
+    if on_cpu(x) {
+        return sd_ops::quick_gelu(x);
+    }
     x * candle_nn::ops::sigmoid(&(x * 1.702)?)?
 }
 

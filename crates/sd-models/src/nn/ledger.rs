@@ -33,7 +33,7 @@ impl Ledger {
     }
 
     /// Whether Candle's kernels for GPUs run in place of ours.
-    pub(super) fn is_gpu(&self) -> bool {
+    pub(crate) fn is_gpu(&self) -> bool {
         self.gpu
     }
 

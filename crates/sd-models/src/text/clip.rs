@@ -242,9 +242,11 @@ impl Layer {
             linear.replay(memory, x);
         }
         let inner = self.fc1.replay(memory, x);
-        // The activation's factors.
-        memory.pass(&inner);
         memory.hold(&inner);
+        if memory.is_gpu() {
+            // The activation's factors.
+            memory.pass(&inner);
+        }
         self.fc2.replay(memory, &inner);
         memory.release(&inner);
         memory.release(&inner);

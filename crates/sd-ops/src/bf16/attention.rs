@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::line::{Line, WIDTH};
+use super::line::{self, Line, Rows, WIDTH};
 use super::product::{GROUP, Left, STEP, Sums, product, right};
 use crate::attention::{Inputs, Task, with_inputs};
 use crate::isa::vectorized;
@@ -92,8 +92,12 @@ fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: 
         let rows = GROUP.min(out.rows() - first);
         let first_query = first_query + first;
         let row = sample * inputs.queries + first_query;
-        let queries = &inputs.q[row * inputs.channels + out.first()..];
-        vectorized!(read(queries, inputs, rows, &mut buffers.queries));
+        let queries = Rows {
+            values: &inputs.q[row * inputs.channels + out.first()..],
+            stride: inputs.channels,
+            width: inputs.head,
+        };
+        queries.round(rows, &mut buffers.queries, GROUP);
         buffers.sums.fill([0.; WIDTH]);
         buffers.softmax = Softmax::default();
         for strip in (0..strips).step_by(STRIPS) {
@@ -142,17 +146,6 @@ fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: 
                     *out = sum * norm;
                 }
             }
-        }
-    }
-}
-
-/// The first `rows` queries of a head as `[steps, GROUP]` lines.
-#[inline(always)]
-fn read(queries: &[f32], inputs: &Inputs, rows: usize, lines: &mut [Line]) {
-    for (i, query) in queries.chunks(inputs.channels).take(rows).enumerate() {
-        let parts = query[..inputs.head].chunks(WIDTH);
-        for (part, lines) in parts.zip(lines.chunks_exact_mut(GROUP)) {
-            lines[i] = Line::new(part);
         }
     }
 }
@@ -232,7 +225,7 @@ impl Softmax {
             let largest = self.largest.as_flattened();
             let totals = self.totals.as_flattened_mut();
             #[cfg(target_arch = "x86_64")]
-            if avx512::available() {
+            if line::avx512::available() {
                 avx512::weigh(scores, largest, scale, totals, weights);
                 continue;
             }
@@ -263,11 +256,7 @@ mod avx512 {
     use std::arch::x86_64::*;
 
     use super::{GROUP, LEAST, POLYNOMIAL, ROUND, WIDTH};
-    use crate::bf16::line::Line;
-
-    pub(super) fn available() -> bool {
-        is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bf16")
-    }
+    use crate::bf16::line::{self, Line};
 
     /// # Panics
     /// The machine has not the instructions, or the slices are not of a group of rows.
@@ -280,7 +269,7 @@ mod avx512 {
     ) {
         let all = GROUP * WIDTH;
         assert!(
-            available() && weights.len() == GROUP,
+            line::avx512::available() && weights.len() == GROUP,
             "{} lines",
             weights.len()
         );
@@ -304,7 +293,7 @@ mod avx512 {
                 unsafe { [scores, largest].map(|x| _mm512_loadu_ps(x.as_ptr().add(i))) };
             power_of_two(_mm512_mul_ps(_mm512_sub_ps(score, largest), scale))
         };
-        for (row, line) in weights.iter_mut().enumerate() {
+        for (row, weights) in weights.iter_mut().enumerate() {
             let powers = [0, 16].map(|half| {
                 let i = row * WIDTH + half;
                 let power = power(i);
@@ -315,9 +304,7 @@ mod avx512 {
                 }
                 power
             });
-            let pairs = _mm512_cvtne2ps_pbh(powers[1], powers[0]);
-            // SAFETY: a line is as large, and aligned as, the vector.
-            unsafe { std::ptr::from_mut(line).cast::<__m512bh>().write(pairs) };
+            *weights = line::avx512::line(powers[0], powers[1]);
         }
     }
 
@@ -374,7 +361,7 @@ mod tests {
     #[test]
     #[cfg(target_arch = "x86_64")]
     fn fused_products_give_the_same_weights() {
-        if !avx512::available() {
+        if !line::avx512::available() {
             return;
         }
         const ALL: usize = GROUP * WIDTH;

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::Weight;
-use super::line::{Line, WIDTH};
+use super::line::{Line, Rows, WIDTH};
 use super::product::{GROUP, Left, Sums, product};
 use crate::{
     buffer::zeros,
@@ -120,8 +120,12 @@ impl Layer<'_> {
         let Task { first_row, mut out } = task;
         let Buffers { lines, sums } = buffers;
         lines.resize(steps.len() * chunk, Line::ZERO);
-        let x = &self.x[first_row * self.inputs..][..out.rows() * self.inputs];
-        vectorized!(read(x, self.inputs, chunk, lines));
+        let x = Rows {
+            values: &self.x[first_row * self.inputs..],
+            stride: self.inputs,
+            width: self.inputs,
+        };
+        x.round(out.rows(), lines, chunk);
         let left = Left {
             lines,
             steps,
@@ -152,19 +156,6 @@ impl Layer<'_> {
 struct Buffers {
     lines: Vec<Line>,
     sums: Vec<Sums>,
-}
-
-/// Rows of `x [rows, inputs]` as `[steps, chunk]` lines.
-#[inline(always)]
-fn read(x: &[f32], inputs: usize, chunk: usize, lines: &mut [Line]) {
-    if inputs == 0 {
-        return;
-    }
-    for (i, x) in x.chunks_exact(inputs).enumerate() {
-        for (x, lines) in x.chunks(WIDTH).zip(lines.chunks_exact_mut(chunk)) {
-            lines[i] = Line::new(x);
-        }
-    }
 }
 
 /// Sums and biases as the columns of `out` from one on, as many as it has.
