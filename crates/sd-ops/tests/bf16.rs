@@ -275,13 +275,15 @@ fn empty_tensors_have_empty_results() {
         stride: 1,
         padding: 1,
     };
-    let found = bf16::conv2d(
-        &random(1, &[1, 0, 4, 4]),
-        &weight(&[3, 0, 3, 3]),
-        Some(&bias),
-        window,
-    );
-    assert_eq!(found.unwrap().dims(), [1, 3, 4, 4]);
+    for (x, kernel, dims) in [
+        ([1, 0, 4, 4], [3, 0, 3, 3], [1, 3, 4, 4]),
+        ([1, 3, 1, 0], [3, 3, 1, 2], [1, 3, 3, 1]),
+    ] {
+        let found = bf16::conv2d(&random(1, &x), &weight(&kernel), Some(&bias), window).unwrap();
+        assert_eq!(found.dims(), dims);
+        let expected = bias.reshape((1, 3, 1, 1)).unwrap();
+        assert_eq!(bits(&found), bits(&expected.broadcast_as(&dims).unwrap()));
+    }
 }
 
 proptest! {

@@ -165,7 +165,6 @@ impl Plan {
             .clamp(64, 256)
             .min(width)
             .max(1);
-
         let fitting = (pixels / columns.saturating_add(beside)).saturating_sub(above);
         // Four tasks a thread; if that takes too small tiles, the outputs are cut, too.
         let threads = rayon::current_num_threads();
@@ -277,6 +276,7 @@ impl Conv<'_> {
         let Shape { inputs, window, .. } = self.shape;
         let [height, width] = self.plan.image;
         let [first_row, first_column] = task.tile.first;
+        // An image without pixels has none to read; what the kernel sees is padding.
         let plane = self.shape.plane();
         let x = &self.x[task.sample * inputs * plane..][..inputs * plane];
         let mut span = [[0f32; SPAN]; WIDTH];
@@ -293,8 +293,8 @@ impl Conv<'_> {
             for (row, line) in image.chunks_exact_mut(width).enumerate() {
                 for (i, line) in line.chunks_mut(SPAN).enumerate() {
                     let pixel = [first_row + row, first_column + i * SPAN];
-                    for (j, (span, plane)) in span.iter_mut().zip(x.chunks_exact(plane)).enumerate()
-                    {
+                    let planes = x.chunks_exact(plane.max(1));
+                    for (j, (span, plane)) in span.iter_mut().zip(planes).enumerate() {
                         let span = &mut span[..line.len()];
                         let inside = self.read_span(plane, phase, pixel, span);
                         if let Some(norm) = self.norm {
