@@ -20,12 +20,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let (model, dtype, side, tiled) = match arguments.as_slice() {
         [model, dtype, side] => (model, dtype, side, false),
         [model, dtype, side, tiled] if tiled == "tiled" => (model, dtype, side, true),
-        _ => return Err("expected a model, f32 or f16, pixels, and tiled or nothing".into()),
+        _ => return Err("expected a model, f32, f16 or bf16, pixels, and tiled or nothing".into()),
     };
     let dtype = match dtype.as_str() {
         "f32" => DType::F32,
         "f16" => DType::F16,
-        other => return Err(format!("{other}: expected f32 or f16").into()),
+        "bf16" => DType::BF16,
+        other => return Err(format!("{other}: expected f32, f16 or bf16").into()),
     };
     let side: usize = side.parse()?;
     let start = Instant::now();
