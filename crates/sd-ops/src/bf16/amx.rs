@@ -20,10 +20,12 @@ pub(super) fn available() -> bool {
     /// Linux gives a process the tiles' state when it asks for it (`Documentation/arch/x86/xstate.rst`).
     const ARCH_REQ_XCOMP_PERM: libc::c_int = 0x1023;
     const XFEATURE_XTILEDATA: libc::c_ulong = 18;
-    if __cpuid(0).eax < 7 {
+    #[allow(unused_unsafe, reason = "older compilers call these unsafe")]
+    // SAFETY: every x86-64 processor has the instruction.
+    let (leaves, edx) = unsafe { (__cpuid(0).eax, __cpuid_count(7, 0).edx) };
+    if leaves < 7 {
         return false;
     }
-    let edx = __cpuid_count(7, 0).edx;
     if edx & AMX_BF16 == 0 || edx & AMX_TILE == 0 {
         return false;
     }
