@@ -50,6 +50,38 @@ fn run(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kind: Kind) -> Result
         Kind::Gated if weights.is_multiple_of(2) => weights / 2,
         Kind::Gated => bail!("a gated layer of {weights} rows, expected an even number"),
     };
+    let weight = weight.contiguous()?;
+    let (storage, layout) = weight.storage_and_layout();
+    let weight = match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => match storage {
+            CpuStorage::F32(values) => Weight::F32(&values[start..end]),
+            CpuStorage::F16(values) => Weight::F16(&values[start..end]),
+            CpuStorage::BF16(values) => Weight::Bf16(&values[start..end]),
+            _ => bail!("a weight of another dtype, expected F32, F16 or BF16"),
+        },
+        _ => bail!("expected contiguous tensors on the CPU"),
+    };
+    with_inputs(x, [weights, inputs], outputs, bias, |x, bias, out| {
+        let layer = Layer {
+            x,
+            weight,
+            bias,
+            inputs,
+            outputs,
+            kind,
+        };
+        layer.run(out);
+    })
+}
+
+/// A tensor `[.., outputs]`, filled by `apply` if `x` and the bias fit a layer of so many weights (rows) and inputs.
+pub(crate) fn with_inputs(
+    x: &Tensor,
+    [weights, inputs]: [usize; 2],
+    outputs: usize,
+    bias: Option<&Tensor>,
+    apply: impl FnOnce(&[f32], &[f32], &mut [f32]),
+) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == inputs => *last = outputs,
@@ -60,29 +92,14 @@ fn run(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kind: Kind) -> Result
         Some(bias) => bail!("bias {:?}, expected [{weights}]", bias.shape()),
         None => Tensor::zeros(weights, DType::F32, &Device::Cpu)?,
     };
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
-    let rows: usize = dims.iter().rev().skip(1).product();
-    let mut out = zeros(rows * outputs);
+    let x = x.contiguous()?;
+    let mut out = zeros(dims.iter().product());
     {
-        let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);
-        let weight = match (&*weight.0, weight.1.contiguous_offsets()) {
-            (Storage::Cpu(storage), Some((start, end))) => match storage {
-                CpuStorage::F32(values) => Weight::F32(&values[start..end]),
-                CpuStorage::F16(values) => Weight::F16(&values[start..end]),
-                CpuStorage::BF16(values) => Weight::Bf16(&values[start..end]),
-                _ => bail!("a weight of another dtype, expected F32, F16 or BF16"),
-            },
-            _ => bail!("expected contiguous tensors on the CPU"),
-        };
-        let layer = Layer {
-            x: values(&x.0, x.1)?,
-            weight,
-            bias: values(&bias.0, bias.1)?,
-            inputs,
-            outputs,
-            kind,
-        };
-        layer.run(&mut out);
+        let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);
+        let (x, bias) = (values(&x.0, x.1)?, values(&bias.0, bias.1)?);
+        if !out.is_empty() {
+            apply(x, bias, &mut out);
+        }
     }
     Tensor::from_vec(out, dims, &Device::Cpu)
 }
@@ -124,9 +141,6 @@ struct Task<'a> {
 
 impl Layer<'_> {
     fn run(&self, out: &mut [f32]) {
-        if out.is_empty() {
-            return;
-        }
         let rows = out.len() / self.outputs;
         let chunks = (4 * rayon::current_num_threads()).div_ceil(self.outputs.div_ceil(PANEL));
         let chunk = rows.div_ceil(chunks).max(ROWS.min(rows));

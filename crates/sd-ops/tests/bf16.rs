@@ -3,7 +3,9 @@
 mod common;
 
 use candle_core::{DType, Tensor};
-use common::{CASES, Case, bits, case, error, on_threads, random};
+use common::{
+    ATTENTIONS, CASES, Case, LAYERS, assert_alone, bits, case, error, on_threads, random,
+};
 use proptest::prelude::*;
 use sd_ops::Window;
 use sd_ops::bf16::{self, Beside};
@@ -90,16 +92,6 @@ fn a_norm_and_a_residual_are_as_those_of_their_own() {
     }
 }
 
-/// Batch, rows, inputs, outputs.
-const LAYERS: &[[usize; 4]] = &[
-    [1, 1, 1, 2],
-    [2, 3, 7, 10],
-    [1, 7, 64, 64],
-    [2, 100, 65, 130],
-    [1, 500, 300, 66],
-    [3, 77, 33, 322],
-];
-
 #[derive(Clone, Copy)]
 enum Kind {
     Plain,
@@ -143,14 +135,9 @@ fn a_linear_layer_is_that_of_rounded_inputs() {
 
 #[test]
 fn attention_is_that_of_rounded_inputs() {
-    for &[batch, n, m, heads, head] in &[
-        [1, 1, 1, 1, 1],
-        [2, 7, 5, 3, 4],
-        [1, 77, 77, 2, 64],
-        [2, 300, 300, 2, 40],
-        [1, 100, 77, 1, 130],
-        [1, 5, 9000, 2, 20],
-    ] {
+    // Of many keys, too, which come in many parts.
+    let cases = ATTENTIONS.iter().chain(&[[1, 5, 9000, 2, 20]]);
+    for &[batch, n, m, heads, head] in cases {
         let q = (random(1, &[batch + 1, n, heads * head]) * 3.).unwrap();
         let [k, v] = [2, 3].map(|seed| random(seed, &[batch + 1, m, heads * head]));
         for causal in [false, true] {
@@ -166,8 +153,8 @@ fn attention_is_that_of_rounded_inputs() {
             let all = bits(&found);
             let [q, k, v] = [&q, &k, &v].map(|x| x.narrow(0, 0, batch).unwrap());
             for threads in [1, 2, 5] {
-                let alone = bf16::attention(&q, &k, &v, heads, causal);
-                let found = on_threads(threads, || bits(&alone.unwrap()));
+                let alone = || bits(&bf16::attention(&q, &k, &v, heads, causal).unwrap());
+                let found = on_threads(threads, alone);
                 assert!(all[..found.len()] == found);
             }
         }
@@ -191,22 +178,10 @@ fn a_hidden_key_has_no_part_in_an_answer() {
 #[test]
 fn neither_threads_nor_the_batch_change_a_bit_of_a_convolution() {
     for &sizes in CASES.iter().chain(LARGE) {
-        let (x, weight, bias, window) = case(sizes);
+        let (_, weight, bias, window) = case(sizes);
         let weight = bf16::Weight::new(&weight).unwrap();
         let conv = |x: &Tensor| bf16::conv2d(x, &weight, Some(&bias), window).unwrap();
-        let expected = on_threads(1, || bits(&conv(&x)));
-        for threads in [2, 3, 8] {
-            assert!(
-                on_threads(threads, || bits(&conv(&x))) == expected,
-                "{sizes:?}"
-            );
-        }
-        let mates = random(9, &[2, sizes[1], sizes[3], sizes[4]]);
-        let batch = conv(&Tensor::cat(&[&mates, &x, &mates], 0).unwrap());
-        assert!(
-            bits(&batch.narrow(0, 2, sizes[0]).unwrap()) == expected,
-            "{sizes:?}"
-        );
+        assert_alone(sizes, conv);
     }
 }
 

@@ -3,7 +3,7 @@
 mod common;
 
 use candle_core::{DType, Tensor, cpu::erf::erf_f64};
-use common::{bits, on_threads, random, values};
+use common::{ATTENTIONS, LAYERS, bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{
     GroupNorm, add_in_place, attention, concat, gelu, layer_norm, linear, linear_geglu, quick_gelu,
@@ -43,16 +43,6 @@ fn linear_by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> 
         })
         .collect()
 }
-
-/// Batch, rows, inputs, outputs.
-const LAYERS: &[[usize; 4]] = &[
-    [1, 1, 1, 2],
-    [2, 3, 7, 10],
-    [1, 7, 64, 64],
-    [2, 100, 65, 130],
-    [1, 500, 300, 66],
-    [3, 77, 33, 322],
-];
 
 #[test]
 fn a_linear_layer_is_its_definition() {
@@ -111,16 +101,6 @@ fn neither_threads_nor_the_batch_change_a_bit_of_a_layer() {
         }
     }
 }
-
-/// Batch, queries, keys, heads, channels of a head.
-const ATTENTIONS: &[[usize; 5]] = &[
-    [1, 1, 1, 1, 1],
-    [2, 7, 5, 3, 4],
-    [1, 77, 77, 2, 64],
-    [2, 300, 300, 2, 40],
-    [1, 100, 77, 1, 130],
-    [1, 5, 1500, 2, 20],
-];
 
 #[test]
 fn attention_is_its_definition() {

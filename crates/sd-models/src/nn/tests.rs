@@ -548,3 +548,57 @@ fn shapes_that_do_not_fit_are_errors() {
         assert!(attention(&x, &k, &v, heads, Mask::None, options).is_err());
     }
 }
+
+#[test]
+fn folding_norms_and_residuals_into_convolutions_changes_no_bit() {
+    let dims = [2, 64, 9, 7];
+    let (x, time) = (random(1, &dims), random(2, &[2, 24]));
+    for outputs in [64, 96] {
+        let shapes: [(&str, &[usize]); 12] = [
+            ("norm1.weight", &[64]),
+            ("norm1.bias", &[64]),
+            ("conv1.weight", &[outputs, 64, 3, 3]),
+            ("conv1.bias", &[outputs]),
+            ("time_emb_proj.weight", &[outputs, 24]),
+            ("time_emb_proj.bias", &[outputs]),
+            ("norm2.weight", &[outputs]),
+            ("norm2.bias", &[outputs]),
+            ("conv2.weight", &[outputs, outputs, 3, 3]),
+            ("conv2.bias", &[outputs]),
+            ("conv_shortcut.weight", &[outputs, 64, 1, 1]),
+            ("conv_shortcut.bias", &[outputs]),
+        ];
+        let tensors: Vec<_> = (3..)
+            .zip(shapes)
+            .map(|(seed, (name, shape))| (name, random(seed, shape)))
+            .collect();
+        let tensors: Vec<_> = tensors.iter().map(|(name, t)| (*name, t)).collect();
+        let vb = builder(&tensors, DType::BF16);
+        let block = ResnetBlock::new(64, outputs, Some(24), (8, 1e-5), vb.clone()).unwrap();
+
+        let norm = |name, channels| GroupNorm::new(8, channels, 1e-5, vb.pp(name)).unwrap();
+        let conv =
+            |name, inputs, config| Conv2d::new(inputs, outputs, config, vb.pp(name)).unwrap();
+        let shift = Linear::new(24, outputs, vb.pp("time_emb_proj")).unwrap();
+        let shift = shift.forward(&time).unwrap();
+        let h = norm("norm1", 64).forward_silu(&x).unwrap();
+        let h = conv("conv1", 64, ConvConfig::SAME)
+            .forward_shifted(&h, &shift)
+            .unwrap();
+        let h = norm("norm2", outputs).forward_silu(&h).unwrap();
+        let h = conv("conv2", outputs, ConvConfig::SAME)
+            .forward(&h)
+            .unwrap();
+        let beside = match outputs {
+            64 => x.clone(),
+            _ => conv("conv_shortcut", 64, ConvConfig::POINT)
+                .forward(&x)
+                .unwrap(),
+        };
+        let expected = values(&(h + beside).unwrap());
+        assert_eq!(values(&block.forward(&x, Some(&time)).unwrap()), expected);
+        let owned = x.copy().unwrap();
+        let found = block.forward_owned(owned, Some(&time)).unwrap();
+        assert_eq!(values(&found), expected);
+    }
+}

@@ -1,16 +1,16 @@
 //! Linear layers.
 
-use candle_core::{DType, Device, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
 
 use super::Weight;
 use super::line::{Line, Rows, WIDTH};
 use super::product::{GROUP, Left, Sums, product};
 use crate::{
-    buffer::zeros,
     isa::vectorized,
+    linear::with_inputs,
     math::gelu,
     strip::{Strip, strips_of},
-    tasks, values,
+    tasks,
 };
 
 /// Lines that a task keeps of its rows of the input: half a megabyte.
@@ -46,31 +46,16 @@ pub fn linear_geglu(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resul
 
 fn run(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, outputs: usize) -> Result<Tensor> {
     let [weights, inputs, ..] = weight.shape();
-    let mut dims = x.dims().to_vec();
-    match dims.last_mut() {
-        Some(last) if *last == inputs => *last = outputs,
-        _ => bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
-    }
-    let bias = match bias {
-        Some(bias) if bias.dims() == [weights] => bias.contiguous()?,
-        Some(bias) => bail!("bias {:?}, expected [{weights}]", bias.shape()),
-        None => Tensor::zeros(weights, DType::F32, &Device::Cpu)?,
-    };
-    let x = x.contiguous()?;
-    let rows: usize = dims.iter().rev().skip(1).product();
-    let mut out = zeros(rows * outputs);
-    {
-        let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);
+    with_inputs(x, [weights, inputs], outputs, bias, |x, bias, out| {
         let layer = Layer {
-            x: values(&x.0, x.1)?,
+            x,
             weight,
-            bias: values(&bias.0, bias.1)?,
+            bias,
             inputs,
             outputs,
         };
-        layer.run(&mut out);
-    }
-    Tensor::from_vec(out, dims, &Device::Cpu)
+        layer.run(out);
+    })
 }
 
 struct Layer<'a> {
@@ -89,9 +74,6 @@ struct Task<'a> {
 
 impl Layer<'_> {
     fn run(&self, out: &mut [f32]) {
-        if out.is_empty() {
-            return;
-        }
         let rows = out.len() / self.outputs;
         let steps = self.weight.steps();
         // All tasks' rows but the last ones' fill their groups.

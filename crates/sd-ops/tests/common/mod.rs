@@ -92,3 +92,41 @@ pub(crate) fn case(
         Window { stride, padding },
     )
 }
+
+/// Asserts that a convolution of a case gives each sample the same bits on any number of threads and in any batch.
+pub(crate) fn assert_alone(sizes: Case, conv: impl Fn(&Tensor) -> Tensor + Sync) {
+    let (x, ..) = case(sizes);
+    let expected = on_threads(1, || bits(&conv(&x)));
+    for threads in [2, 3, 8] {
+        assert!(
+            on_threads(threads, || bits(&conv(&x))) == expected,
+            "{sizes:?}"
+        );
+    }
+    let mates = random(9, &[2, sizes[1], sizes[3], sizes[4]]);
+    let batch = conv(&Tensor::cat(&[&mates, &x, &mates], 0).unwrap());
+    assert!(
+        bits(&batch.narrow(0, 2, sizes[0]).unwrap()) == expected,
+        "{sizes:?}"
+    );
+}
+
+/// Batch, rows, inputs, outputs of linear layers.
+pub(crate) const LAYERS: &[[usize; 4]] = &[
+    [1, 1, 1, 2],
+    [2, 3, 7, 10],
+    [1, 7, 64, 64],
+    [2, 100, 65, 130],
+    [1, 500, 300, 66],
+    [3, 77, 33, 322],
+];
+
+/// Batch, queries, keys, heads, channels of a head.
+pub(crate) const ATTENTIONS: &[[usize; 5]] = &[
+    [1, 1, 1, 1, 1],
+    [2, 7, 5, 3, 4],
+    [1, 77, 77, 2, 64],
+    [2, 300, 300, 2, 40],
+    [1, 100, 77, 1, 130],
+    [1, 5, 1500, 2, 20],
+];
