@@ -15,6 +15,10 @@ use std::time::Instant;
 
 use sd_pipeline::{DType, Pipeline, Request};
 
+/// As the worker has it.
+#[global_allocator]
+static MEMORY: sd_ops::Recycler = sd_ops::Recycler::new();
+
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let (model, dtype, side, tiled) = match arguments.as_slice() {

@@ -22,6 +22,10 @@ use sd_models::{Component, LoadOptions, Model, Weights};
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
+/// As the worker has it.
+#[global_allocator]
+static MEMORY: sd_ops::Recycler = sd_ops::Recycler::new();
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [folder, dtype] = arguments.as_slice() else {

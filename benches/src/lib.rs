@@ -10,6 +10,10 @@ pub use random::{input, weights};
 use sd_config::{ModelConfig, PerBlock, Version};
 use sd_pipeline::Pipeline;
 
+/// As the worker has it.
+#[global_allocator]
+static MEMORY: sd_ops::Recycler = sd_ops::Recycler::new();
+
 /// A model whose networks are timed, with weights made up on the spot.
 pub struct Case {
     /// First part of each bench's name.

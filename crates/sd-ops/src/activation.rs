@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
-use crate::{buffer::zeros, isa::vectorized, math, values};
+use crate::{buffer::unwritten, isa::vectorized, math, values};
 
 /// Elements of a task.
 const TASK: usize = 1 << 14;
@@ -29,7 +29,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 
 fn map(x: &Tensor, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Result<Tensor> {
     let x = x.contiguous()?;
-    let mut out = zeros(x.elem_count());
+    let mut out = unwritten(x.elem_count());
     {
         let (storage, layout) = x.storage_and_layout();
         let x = values(&storage, layout)?;

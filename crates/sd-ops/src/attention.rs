@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
-    buffer::zeros,
+    buffer::unwritten,
     isa::vectorized,
     math::exp,
     product::{PANEL, Panels, Rows, panels_len},
@@ -50,7 +50,7 @@ pub(crate) fn with_inputs(
         bail!("attention of {heads} heads over {q:?}, {k:?} and {v:?}");
     }
     let [q, k, v] = [q.contiguous()?, k.contiguous()?, v.contiguous()?];
-    let mut out = zeros(q.elem_count());
+    let mut out = unwritten(q.elem_count());
     if !out.is_empty() {
         let [q, k, v] = [&q, &k, &v].map(Tensor::storage_and_layout);
         let inputs = Inputs {
@@ -171,7 +171,7 @@ impl Inputs<'_> {
         let heads = self.channels / self.head;
         let samples = x.len() / (self.keys * self.channels);
         let panels = columns.div_ceil(PANEL);
-        let mut out = zeros(samples * heads * panels_len(depth, columns));
+        let mut out = unwritten(samples * heads * panels_len(depth, columns));
         out.par_chunks_mut(depth * PANEL)
             .enumerate()
             .for_each(|(i, panel)| {

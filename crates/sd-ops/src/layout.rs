@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::buffer::zeros;
+use crate::buffer::unwritten;
 use crate::isa::vectorized;
 use crate::transpose::transpose as transpose_square;
 use crate::values;
@@ -20,7 +20,7 @@ const SIDE: usize = 16;
 pub fn transpose(x: &Tensor) -> Result<Tensor> {
     let (batch, rows, columns) = x.dims3()?;
     let x = x.contiguous()?;
-    let mut out = zeros(x.elem_count());
+    let mut out = unwritten(x.elem_count());
     if !out.is_empty() {
         let (storage, layout) = x.storage_and_layout();
         let x = values(&storage, layout)?;
@@ -87,7 +87,7 @@ pub fn concat(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     }
     let dims = [&[*batch, channels + y.dims()[1]], rest].concat();
     let (x, y) = (x.contiguous()?, y.contiguous()?);
-    let mut out = zeros(x.elem_count() + y.elem_count());
+    let mut out = unwritten(x.elem_count() + y.elem_count());
     if !out.is_empty() {
         let [x, y] = [&x, &y].map(Tensor::storage_and_layout);
         let (x, y) = (values(&x.0, x.1)?, values(&y.0, y.1)?);

@@ -28,6 +28,7 @@ mod linear;
 mod math;
 mod norm;
 mod product;
+mod recycler;
 mod strip;
 mod sum;
 mod tasks;
@@ -40,6 +41,7 @@ pub use convert::tensor_from_bytes;
 pub use layout::{concat, transpose};
 pub use linear::{linear, linear_geglu};
 pub use norm::{GroupNorm, NormedChannels, layer_norm};
+pub use recycler::Recycler;
 pub use sum::add_in_place;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, bail};

@@ -4,7 +4,7 @@ use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
 use half::{bf16, f16, slice::HalfFloatSliceExt};
 
 use crate::{
-    buffer::zeros,
+    buffer::unwritten,
     isa::vectorized,
     math::gelu,
     product::{PANEL, Panels, Rows},
@@ -93,7 +93,7 @@ pub(crate) fn with_inputs(
         None => Tensor::zeros(weights, DType::F32, &Device::Cpu)?,
     };
     let x = x.contiguous()?;
-    let mut out = zeros(dims.iter().product());
+    let mut out = unwritten(dims.iter().product());
     {
         let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);
         let (x, bias) = (values(&x.0, x.1)?, values(&bias.0, bias.1)?);

@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, CustomOp3, Device, InplaceOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use crate::{buffer::zeros, isa::vectorized, math::silu, slice, slice_mut, values};
+use crate::{buffer::unwritten, isa::vectorized, math::silu, slice, slice_mut, values};
 
 /// Elements a task should have at least, so that it outweighs its scheduling.
 const TASK: usize = 1 << 14;
@@ -187,7 +187,7 @@ impl CustomOp3 for GroupNorm {
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, x_layout)?;
-        let mut out = zeros(x.len());
+        let mut out = unwritten(x.len());
         let parameters = [slice(weight, weight_layout)?, slice(bias, bias_layout)?];
         self.run(Some(x), &mut out, x_layout.dims(), parameters);
         Ok((CpuStorage::F32(out), x_layout.shape().clone()))
@@ -227,7 +227,7 @@ pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Resul
         bail!("layer norm of {x:?} by {weight:?} and {bias:?}");
     }
     let [x, weight, bias] = [x.contiguous()?, weight.contiguous()?, bias.contiguous()?];
-    let mut out = zeros(x.elem_count());
+    let mut out = unwritten(x.elem_count());
     {
         let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);
         let x = values(&x.0, x.1)?;

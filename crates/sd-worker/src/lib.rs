@@ -30,6 +30,10 @@ pub use error::{Error, Result};
 use args::Command;
 use config::LogFormat;
 
+/// Large results come from memory that others are done with, while there is work.
+#[global_allocator]
+static MEMORY: sd_ops::Recycler = sd_ops::Recycler::new();
+
 /// Carries out a command.
 ///
 /// # Errors

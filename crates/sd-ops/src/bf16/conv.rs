@@ -12,7 +12,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::Weight;
 use super::line::{Line, WIDTH, pair};
 use super::product::{GROUP, Left, Sums, product};
-use crate::buffer::zeros;
+use crate::buffer::unwritten;
 use crate::conv::{Shape, Window};
 use crate::isa::vectorized;
 use crate::norm::NormedChannels;
@@ -113,7 +113,7 @@ fn run(
         None => None,
     };
     let bias = shape.bias(bias)?;
-    let mut out = zeros(shape.result_len()?);
+    let mut out = unwritten(shape.result_len()?);
     let x = x.contiguous()?;
     if !out.is_empty() {
         let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);

@@ -7,7 +7,7 @@
 use rayon::prelude::*;
 
 use super::{Shape, Window};
-use crate::buffer::zeros;
+use crate::buffer::unwritten;
 use crate::product::{PANEL, Panels, Rows};
 use crate::strip::{Strip, strips_of};
 use crate::tasks;
@@ -57,7 +57,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         .collect();
     let depth = shape.inputs * shape.taps();
     let most = panels.len().min(band(shape));
-    let mut seen = zeros(most * depth * PANEL);
+    let mut seen = unwritten(most * depth * PANEL);
     for band in panels.chunks(most) {
         let seen = &mut seen[..band.len() * depth * PANEL];
         if depth > 0 {

@@ -5,7 +5,7 @@ mod winograd;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-use crate::{buffer::zeros, values};
+use crate::{buffer::unwritten, values};
 
 /// How a kernel moves over the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +194,7 @@ pub fn conv2d_doubled(
 
 fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = shape.bias(bias)?;
-    let mut out = zeros(shape.result_len()?);
+    let mut out = unwritten(shape.result_len()?);
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     {
         let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);

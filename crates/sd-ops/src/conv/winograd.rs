@@ -13,7 +13,7 @@ use rayon::prelude::*;
 
 use super::{Shape, Window};
 use crate::{
-    buffer::zeros,
+    buffer::unwritten,
     isa::vectorized,
     product::{PANEL, Panels, Rows, panels_len},
     strip::{Strip, strips},
@@ -210,7 +210,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
     let (pixels, plane_len) = (shape.result_pixels(), shape.plane());
     let (inputs, outputs) = (shape.inputs, shape.outputs);
     let [down, across] = tiles(shape);
-    let mut kernels = zeros(36 * outputs * inputs);
+    let mut kernels = unwritten(36 * outputs * inputs);
     strips(&mut kernels, outputs * inputs, inputs)
         .zip(weight.chunks(9 * inputs))
         .collect::<Vec<_>>()
@@ -220,8 +220,8 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
     // Tiles are counted through the batch, so that small samples share panels.
     let (all, band) = (shape.batch * down * across, band(shape));
     let most_panels = band.min(all).div_ceil(PANEL);
-    let mut seen = zeros(36 * most_panels * inputs * PANEL);
-    let mut product = zeros(36 * most_panels * outputs * PANEL);
+    let mut seen = unwritten(36 * most_panels * inputs * PANEL);
+    let mut product = unwritten(36 * most_panels * outputs * PANEL);
     for first in (0..all).step_by(band) {
         let band = first..all.min(first + band);
         let panels = band.len().div_ceil(PANEL);

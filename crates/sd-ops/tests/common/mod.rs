@@ -1,8 +1,36 @@
 //! What the tests of all operators share.
 #![allow(dead_code, reason = "not every test needs all of it")]
 
+use std::alloc::{GlobalAlloc, Layout, System};
+
 use candle_core::{DType, Device, Tensor};
 use sd_ops::Window;
+
+/// Fills memory with bits that are no number in f32 or bf16: a result that nobody wrote is none either.
+struct NoNumbers;
+
+#[global_allocator]
+static MEMORY: NoNumbers = NoNumbers;
+
+#[expect(unsafe_code, reason = "allocators are")]
+// SAFETY: the system's, but for what is written into memory of that size.
+unsafe impl GlobalAlloc for NoNumbers {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe {
+            let start = System.alloc(layout);
+            if !start.is_null() {
+                start.write_bytes(0xff, layout.size());
+            }
+            start
+        }
+    }
+
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(start, layout) }
+    }
+}
 
 /// Numbers between -1 and 1.
 pub(crate) fn random(seed: u64, shape: &[usize]) -> Tensor {

@@ -177,6 +177,9 @@ impl Worker {
                 board.schedule.lead(*leader);
                 return Next::Call(picked);
             }
+            if self.active.is_empty() {
+                crate::MEMORY.trim();
+            }
             let timeout = to_deadline.map_or(to_sweep, |left| left.min(to_sweep));
             board = shared.wait(board, timeout);
         }
