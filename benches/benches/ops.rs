@@ -7,7 +7,7 @@ use std::time::Duration;
 use candle_core::{D, Module, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sd_bench::input;
-use sd_ops::{Window, attention, bf16, conv2d, linear, linear_geglu};
+use sd_ops::{LinearWeight, Window, attention, bf16, conv2d, linear, linear_geglu};
 
 /// Layer, input `[batch, channels, height, width]`, output channels, side of the kernel, stride.
 type Convolution = (&'static str, [usize; 4], usize, usize, usize);
@@ -87,8 +87,13 @@ fn layers(criterion: &mut Criterion) {
         let bias = input(weights).unwrap();
         let shape = format!("2x{rows}x{inputs}-{outputs}");
         group.bench_function(format!("{name}-ours/{shape}/f32"), |bencher| {
-            let layer = if is_gated { linear_geglu } else { linear };
-            bencher.iter(|| layer(&x, &weight, Some(&bias)).unwrap());
+            if is_gated {
+                let weight = LinearWeight::gated(&weight).unwrap();
+                bencher.iter(|| linear_geglu(&x, &weight, Some(&bias)).unwrap());
+            } else {
+                let weight = LinearWeight::new(&weight).unwrap();
+                bencher.iter(|| linear(&x, &weight, Some(&bias)).unwrap());
+            }
         });
         group.bench_function(format!("{name}-ours/{shape}/bf16"), |bencher| {
             if is_gated {

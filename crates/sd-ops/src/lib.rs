@@ -39,7 +39,7 @@ pub use attention::{attention, attention_scratch};
 pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
 pub use convert::tensor_from_bytes;
 pub use layout::{concat, transpose};
-pub use linear::{linear, linear_geglu};
+pub use linear::{LinearWeight, linear, linear_geglu};
 pub use norm::{GroupNorm, NormedChannels, layer_norm};
 pub use recycler::Recycler;
 pub use sum::add_in_place;

@@ -1,10 +1,13 @@
 //! Linear layers.
 
+use std::sync::Arc;
+
 use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
-use half::{bf16, f16, slice::HalfFloatSliceExt};
+use half::{f16, slice::HalfFloatSliceExt};
+use rayon::prelude::*;
 
 use crate::{
-    buffer::unwritten,
+    buffer::{room, unwritten},
     isa::vectorized,
     math::gelu,
     product::{PANEL, Panels, Rows},
@@ -12,63 +15,172 @@ use crate::{
     tasks, values,
 };
 
-/// Rows that a task has at least: making a panel of the weights must not outweigh the product.
+/// Most rows of a task: they stay in a core's cache while all weights pass by. Whole tiles of the product.
 const ROWS: usize = 192;
-/// Rows of a gated layer that are in work at a time: hidden values and gates stay in a core's cache.
-const GATED_ROWS: usize = 384;
 
-/// `x weight^T + bias`: `[.., inputs]` by weight `[outputs, inputs]` and bias `[outputs]` to `[.., outputs]`.
+/// The weight of a linear layer, laid out for products: as much memory as the tensor. Clones share it.
+#[derive(Clone)]
+pub struct LinearWeight {
+    numbers: Numbers,
+    /// Outputs and inputs, of a gated layer with the gates among the outputs.
+    shape: [usize; 2],
+    gated: bool,
+}
+
+/// Panels of outputs: `[panels, inputs, PANEL]`. Gates have panels of their own, after those of the hidden values.
+#[derive(Clone)]
+enum Numbers {
+    F32(Arc<Vec<[f32; PANEL]>>),
+    F16(Arc<Vec<[f16; PANEL]>>),
+}
+
+impl std::fmt::Debug for LinearWeight {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LinearWeight")
+            .field("shape", &self.shape)
+            .field("dtype", &self.dtype())
+            .field("gated", &self.gated)
+            .finish_non_exhaustive()
+    }
+}
+
+impl LinearWeight {
+    /// Of a layer for [`linear`], `[outputs, inputs]`. f16 stays f16.
+    ///
+    /// # Errors
+    /// The tensor has another number of dimensions, is not f32 or f16, or not on the CPU.
+    pub fn new(weight: &Tensor) -> Result<Self> {
+        Self::pack(weight, false)
+    }
+
+    /// Of a layer for [`linear_geglu`], `[2 * outputs, inputs]`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new), or the number of rows is odd.
+    pub fn gated(weight: &Tensor) -> Result<Self> {
+        Self::pack(weight, true)
+    }
+
+    fn pack(weight: &Tensor, gated: bool) -> Result<Self> {
+        let (rows, inputs) = weight.dims2()?;
+        if gated && !rows.is_multiple_of(2) {
+            bail!("a gated layer of {rows} rows, expected an even number");
+        }
+        let shape = [rows, inputs];
+        let halves = if gated { 2 } else { 1 };
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let numbers = match (&*storage, layout.contiguous_offsets()) {
+            (Storage::Cpu(storage), Some((start, end))) => match storage {
+                CpuStorage::F32(values) => {
+                    Numbers::F32(Arc::new(panels(&values[start..end], shape, halves)))
+                }
+                CpuStorage::F16(values) => {
+                    Numbers::F16(Arc::new(panels(&values[start..end], shape, halves)))
+                }
+                _ => bail!("a weight of another dtype, expected F32 or F16"),
+            },
+            _ => bail!("expected a tensor on the CPU"),
+        };
+        Ok(Self {
+            numbers,
+            shape,
+            gated,
+        })
+    }
+
+    /// The tensor's shape.
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// The tensor's dtype.
+    pub fn dtype(&self) -> DType {
+        match self.numbers {
+            Numbers::F32(_) => DType::F32,
+            Numbers::F16(_) => DType::F16,
+        }
+    }
+
+    /// A panel, in f32, for which `buffer` may be used.
+    fn panel<'a>(&'a self, i: usize, buffer: &'a mut Vec<f32>) -> Panels<'a> {
+        let inputs = self.shape[1];
+        let lines = i * inputs..(i + 1) * inputs;
+        match &self.numbers {
+            Numbers::F32(panels) => Panels::new(panels[lines].as_flattened(), inputs),
+            Numbers::F16(panels) => {
+                let panel = panels[lines].as_flattened();
+                buffer.resize(panel.len(), 0.);
+                panel.convert_to_f32_slice(buffer);
+                Panels::new(buffer, inputs)
+            }
+        }
+    }
+}
+
+/// `values [rows, inputs]`, of which so many parts have panels of their own, with rows as columns.
+fn panels<T: Copy + Default + Send + Sync>(
+    values: &[T],
+    [rows, inputs]: [usize; 2],
+    parts: usize,
+) -> Vec<[T; PANEL]> {
+    let part = rows / parts;
+    let count = part.div_ceil(PANEL);
+    let line = |i: usize| {
+        let (panel, input) = (i / inputs, i % inputs);
+        let (first, end) = (panel / count * part, (panel / count + 1) * part);
+        let mut line = [T::default(); PANEL];
+        let rows = first + panel % count * PANEL..end;
+        for (v, row) in line.iter_mut().zip(rows) {
+            *v = values[row * inputs + input];
+        }
+        line
+    };
+    let count = parts * count * inputs;
+    let mut lines = room(count);
+    (0..count)
+        .into_par_iter()
+        .with_min_len(PANEL)
+        .map(line)
+        .collect_into_vec(&mut lines);
+    lines
+}
+
+/// `x weight^T + bias`: `[.., inputs]` to `[.., outputs]`, with a bias of `[outputs]`.
 ///
-/// `x` and the bias are f32, the weight f32, f16 or bf16, all on the CPU. The layer computes in f32; a row's result does not
-/// depend on the others. No gradient is recorded.
+/// `x` and the bias are f32 on the CPU. The layer computes in f32; a row's result does not depend on the others. No gradient is
+/// recorded.
 ///
 /// # Errors
-/// The shapes do not fit together, or a tensor is of another dtype or device.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    run(x, weight, bias, Kind::Plain)
+/// The shapes do not fit together, the weight is of a gated layer, or a tensor is of another dtype or device.
+pub fn linear(x: &Tensor, weight: &LinearWeight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if weight.gated {
+        bail!("{weight:?} is of a gated layer");
+    }
+    run(x, weight, bias, weight.shape[0])
 }
 
-/// The two halves of [`linear`]'s result, seen as hidden values and gates, multiplied as `hidden * gelu(gate)`: weight
-/// `[2 * outputs, inputs]` and bias `[2 * outputs]` to `[.., outputs]` (Shazeer 2020, eq. 6). GELU is the exact one.
+/// The two halves of a linear layer's result, seen as hidden values and gates, multiplied as `hidden * gelu(gate)`:
+/// `[.., inputs]` to `[.., outputs]` by a [`LinearWeight::gated`], with a bias of `[2 * outputs]` (Shazeer 2020, eq. 6). GELU is
+/// the exact one.
 ///
 /// # Errors
-/// As [`linear`], or the number of the weight's rows is odd.
-pub fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    run(x, weight, bias, Kind::Gated)
+/// As [`linear`], but that the weight must be of a gated layer.
+pub fn linear_geglu(x: &Tensor, weight: &LinearWeight, bias: Option<&Tensor>) -> Result<Tensor> {
+    if !weight.gated {
+        bail!("{weight:?} is not of a gated layer");
+    }
+    run(x, weight, bias, weight.shape[0] / 2)
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Plain,
-    Gated,
-}
-
-fn run(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, kind: Kind) -> Result<Tensor> {
-    let (weights, inputs) = weight.dims2()?;
-    let outputs = match kind {
-        Kind::Plain => weights,
-        Kind::Gated if weights.is_multiple_of(2) => weights / 2,
-        Kind::Gated => bail!("a gated layer of {weights} rows, expected an even number"),
-    };
-    let weight = weight.contiguous()?;
-    let (storage, layout) = weight.storage_and_layout();
-    let weight = match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => match storage {
-            CpuStorage::F32(values) => Weight::F32(&values[start..end]),
-            CpuStorage::F16(values) => Weight::F16(&values[start..end]),
-            CpuStorage::BF16(values) => Weight::Bf16(&values[start..end]),
-            _ => bail!("a weight of another dtype, expected F32, F16 or BF16"),
-        },
-        _ => bail!("expected contiguous tensors on the CPU"),
-    };
-    with_inputs(x, [weights, inputs], outputs, bias, |x, bias, out| {
+fn run(x: &Tensor, weight: &LinearWeight, bias: Option<&Tensor>, outputs: usize) -> Result<Tensor> {
+    with_inputs(x, weight.shape, outputs, bias, |x, bias, out| {
         let layer = Layer {
             x,
             weight,
             bias,
-            inputs,
+            inputs: weight.shape[1],
             outputs,
-            kind,
         };
         layer.run(out);
     })
@@ -104,116 +216,80 @@ pub(crate) fn with_inputs(
     Tensor::from_vec(out, dims, &Device::Cpu)
 }
 
-/// The weights, a row an output.
-#[derive(Clone, Copy)]
-enum Weight<'a> {
-    F32(&'a [f32]),
-    F16(&'a [f16]),
-    Bf16(&'a [bf16]),
-}
-
-impl Weight<'_> {
-    /// Some neighbours, in f32.
-    fn read(&self, first: usize, out: &mut [f32]) {
-        let range = first..first + out.len();
-        match self {
-            Self::F32(values) => out.copy_from_slice(&values[range]),
-            Self::F16(values) => values[range].convert_to_f32_slice(out),
-            Self::Bf16(values) => values[range].convert_to_f32_slice(out),
-        }
-    }
-}
-
 struct Layer<'a> {
     x: &'a [f32],
-    weight: Weight<'a>,
+    weight: &'a LinearWeight,
     bias: &'a [f32],
     inputs: usize,
     outputs: usize,
-    kind: Kind,
 }
 
-/// [`PANEL`] outputs of some rows.
+/// Some outputs, whole panels but for the last ones, of some rows.
 struct Task<'a> {
     first_row: usize,
     out: Strip<'a>,
 }
 
+/// A panel, and hidden values and gates.
+type Buffers = [Vec<f32>; 2];
+
 impl Layer<'_> {
     fn run(&self, out: &mut [f32]) {
         let rows = out.len() / self.outputs;
-        let chunks = (4 * rayon::current_num_threads()).div_ceil(self.outputs.div_ceil(PANEL));
-        let chunk = rows.div_ceil(chunks).max(ROWS.min(rows));
+        let chunk = rows.div_ceil(rows.div_ceil(ROWS));
+        let chunks = rows.div_ceil(chunk);
+        let parts = (4 * rayon::current_num_threads()).div_ceil(chunks);
+        let part = self.outputs.div_ceil(parts).next_multiple_of(PANEL);
         let tasks = out
             .chunks_mut(chunk * self.outputs)
             .enumerate()
             .flat_map(|(i, out)| {
-                strips(out, self.outputs, PANEL).map(move |out| Task {
+                strips(out, self.outputs, part).map(move |out| Task {
                     first_row: i * chunk,
                     out,
                 })
             });
-        tasks::each(tasks.collect(), |buffers, task| match self.kind {
-            Kind::Plain => self.plain(task, buffers),
-            Kind::Gated => self.gated(task, buffers),
+        tasks::each(tasks.collect(), |buffers: &mut Buffers, task| {
+            let x = Rows::new(&self.x[task.first_row * self.inputs..], self.inputs);
+            for out in task.out.parts(PANEL) {
+                match self.weight.gated {
+                    false => self.plain(x, out, buffers),
+                    true => self.gated(x, out, buffers),
+                }
+            }
         });
     }
 
-    /// The rows of `x` from one on.
-    fn rows(&self, first: usize) -> Rows<'_> {
-        Rows::new(&self.x[first * self.inputs..], self.inputs)
-    }
-
-    fn plain(&self, Task { first_row, mut out }: Task, [panel, ..]: &mut [Vec<f32>; 3]) {
-        let bias = &self.bias[out.first()..][..out.width()];
+    /// A panel's outputs.
+    fn plain(&self, x: Rows, mut out: Strip, [panel, _]: &mut Buffers) {
+        let first = out.first();
+        let bias = &self.bias[first..][..out.width()];
         for i in 0..out.rows() {
             out.row(i).copy_from_slice(bias);
         }
-        self.pack(out.first(), out.width(), panel);
-        out.add_product(self.rows(first_row), Panels::new(panel, self.inputs));
+        out.add_product(x, self.weight.panel(first / PANEL, panel));
     }
 
-    fn gated(&self, task: Task, [hidden_panel, gate_panel, buffer]: &mut [Vec<f32>; 3]) {
-        let Task { first_row, mut out } = task;
+    fn gated(&self, x: Rows, mut out: Strip, [panel, sums]: &mut Buffers) {
         let (first, width) = (out.first(), out.width());
-        self.pack(first, width, hidden_panel);
-        self.pack(self.outputs + first, width, gate_panel);
-        for row in (0..out.rows()).step_by(GATED_ROWS) {
-            let rows = GATED_ROWS.min(out.rows() - row);
-            buffer.resize(2 * rows * width, 0.);
-            let (hidden, gates) = buffer.split_at_mut(rows * width);
-            for (part, first, panel) in [
-                (&mut *hidden, first, &*hidden_panel),
-                (&mut *gates, self.outputs + first, &*gate_panel),
-            ] {
-                let bias = &self.bias[first..][..width];
-                part.chunks_exact_mut(width)
-                    .for_each(|row| row.copy_from_slice(bias));
-                for mut part in strips(part, width, width) {
-                    part.add_product(self.rows(first_row + row), Panels::new(panel, self.inputs));
-                }
-            }
-            vectorized!(gate(hidden, gates));
-            for (i, hidden) in hidden.chunks_exact(width).enumerate() {
-                out.row(row + i).copy_from_slice(hidden);
+        sums.resize(2 * out.rows() * width, 0.);
+        let (hidden, gates) = sums.split_at_mut(out.rows() * width);
+        let gate_panel = self.outputs.div_ceil(PANEL);
+        for (sums, first_bias, first_panel) in [
+            (&mut *hidden, first, 0),
+            (&mut *gates, self.outputs + first, gate_panel),
+        ] {
+            let bias = &self.bias[first_bias..][..width];
+            sums.chunks_exact_mut(width)
+                .for_each(|row| row.copy_from_slice(bias));
+            for mut sums in strips(sums, width, width) {
+                let panel = self.weight.panel(first_panel + first / PANEL, panel);
+                sums.add_product(x, panel);
             }
         }
-    }
-
-    /// `width` rows of the weights from `first` on as the columns of a panel.
-    fn pack(&self, first: usize, width: usize, panel: &mut Vec<f32>) {
-        panel.resize(self.inputs * PANEL, 0.);
-        // Squares that stay in a core's first cache.
-        for (i, square) in panel.chunks_mut(PANEL * PANEL).enumerate() {
-            let mut line = [0f32; PANEL];
-            let line = &mut line[..square.len() / PANEL];
-            for column in 0..width {
-                let from = (first + column) * self.inputs + i * PANEL;
-                self.weight.read(from, line);
-                for (row, v) in square.chunks_exact_mut(PANEL).zip(&*line) {
-                    row[column] = *v;
-                }
-            }
+        vectorized!(gate(hidden, gates));
+        for (i, hidden) in hidden.chunks_exact(width).enumerate() {
+            out.row(i).copy_from_slice(hidden);
         }
     }
 }

@@ -98,7 +98,20 @@ pub(crate) fn tiles(
     tiles
 }
 
-impl Strip<'_> {
+impl<'a> Strip<'a> {
+    /// Strips of `width` of its columns, the last one narrower if need be.
+    ///
+    /// # Panics
+    /// `width` is 0.
+    pub(crate) fn parts(self, width: usize) -> impl Iterator<Item = Strip<'a>> {
+        (0..self.width).step_by(width).map(move |column| Strip {
+            start: self.start.wrapping_add(column),
+            first: self.first + column,
+            width: width.min(self.width - column),
+            ..self
+        })
+    }
+
     /// Number of rows.
     pub(crate) fn rows(&self) -> usize {
         self.rows

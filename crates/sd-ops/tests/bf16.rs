@@ -7,8 +7,8 @@ use common::{
     ATTENTIONS, CASES, Case, LAYERS, assert_alone, bits, case, error, on_threads, random,
 };
 use proptest::prelude::*;
-use sd_ops::Window;
 use sd_ops::bf16::{self, Beside};
+use sd_ops::{LinearWeight, Window, linear, linear_geglu};
 
 /// Largest error, relative to the largest result, where products of rounded numbers are summed.
 const TOLERANCE: f64 = 2e-6;
@@ -116,8 +116,10 @@ fn a_linear_layer_is_that_of_rounded_inputs() {
             };
             let (x_rounded, weight) = (rounded(&x), rounded(&weight));
             let expected = match kind {
-                Kind::Plain => sd_ops::linear(&x_rounded, &weight, Some(&bias)),
-                Kind::Gated => sd_ops::linear_geglu(&x_rounded, &weight, Some(&bias)),
+                Kind::Plain => LinearWeight::new(&weight)
+                    .and_then(|weight| linear(&x_rounded, &weight, Some(&bias))),
+                Kind::Gated => LinearWeight::gated(&weight)
+                    .and_then(|weight| linear_geglu(&x_rounded, &weight, Some(&bias))),
             };
             let (found, expected) = (run(&x, Some(&bias)), expected.unwrap());
             let apart = error(&found, &expected);

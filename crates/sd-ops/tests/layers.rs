@@ -2,11 +2,11 @@
 
 mod common;
 
-use candle_core::{DType, Tensor, cpu::erf::erf_f64};
+use candle_core::{DType, Result, Tensor, cpu::erf::erf_f64};
 use common::{ATTENTIONS, LAYERS, bits, on_threads, random, values};
 use proptest::prelude::*;
 use sd_ops::{
-    GroupNorm, add_in_place, attention, concat, gelu, layer_norm, linear, linear_geglu, quick_gelu,
+    GroupNorm, LinearWeight, add_in_place, attention, concat, gelu, layer_norm, quick_gelu,
     tensor_from_bytes, transpose,
 };
 
@@ -27,6 +27,14 @@ fn assert_close(found: &Tensor, shape: &[usize], expected: &[f64]) {
             "{found} is not {expected}: off by {error:.1e}"
         );
     }
+}
+
+fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    sd_ops::linear(x, &LinearWeight::new(weight)?, bias)
+}
+
+fn linear_geglu(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    sd_ops::linear_geglu(x, &LinearWeight::gated(weight)?, bias)
 }
 
 fn linear_by_definition(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Vec<f64> {
@@ -74,13 +82,15 @@ fn a_linear_layer_is_its_definition() {
 #[test]
 fn weights_of_16_bits_are_widened() {
     let (x, weight) = (random(1, &[2, 70, 65]), random(2, &[130, 65]));
-    for dtype in [DType::F16, DType::BF16] {
-        let weight = weight.to_dtype(dtype).unwrap();
-        let wide = weight.to_dtype(DType::F32).unwrap();
-        let found = linear(&x, &weight, None).unwrap();
-        assert_eq!(bits(&found), bits(&linear(&x, &wide, None).unwrap()));
+    let narrow = weight.to_dtype(DType::F16).unwrap();
+    let wide = narrow.to_dtype(DType::F32).unwrap();
+    for layer in [linear, linear_geglu] {
+        let found = layer(&x, &narrow, None).unwrap();
+        assert_eq!(bits(&found), bits(&layer(&x, &wide, None).unwrap()));
     }
-    assert!(linear(&x, &weight.to_dtype(DType::F64).unwrap(), None).is_err());
+    for dtype in [DType::BF16, DType::F64] {
+        assert!(LinearWeight::new(&weight.to_dtype(dtype).unwrap()).is_err());
+    }
 }
 
 #[test]
@@ -320,6 +330,10 @@ fn what_does_not_fit_is_an_error() {
     assert!(linear(&x, &random(2, &[5, 3]), None).is_err());
     assert!(linear(&x, &random(2, &[5, 4]), Some(&vector(4))).is_err());
     assert!(linear_geglu(&x, &random(2, &[5, 4]), None).is_err());
+    let weight = random(2, &[6, 4]);
+    let (plain, gated) = (LinearWeight::new(&weight), LinearWeight::gated(&weight));
+    assert!(sd_ops::linear(&x, &gated.unwrap(), None).is_err());
+    assert!(sd_ops::linear_geglu(&x, &plain.unwrap(), None).is_err());
     assert!(attention(&x, &x, &x, 3, false).is_err());
     assert!(attention(&x, &x, &random(1, &[2, 4, 4]), 2, false).is_err());
     let norm = |groups| GroupNorm {

@@ -1,6 +1,6 @@
 //! Two-dimensional convolution.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use sd_ops::{
     Window,
@@ -66,7 +66,7 @@ impl Conv2d {
     ) -> Result<Self> {
         let weight = vb.get((outputs, inputs, config.kernel, config.kernel), "weight")?;
         Ok(Self {
-            weight: Weight::new(weight)?,
+            weight: Weight::conv(weight)?,
             bias: None,
             config,
         })
@@ -104,7 +104,7 @@ impl Conv2d {
 
     /// Whether [`forward_fused`](Self::forward_fused) takes fewer passes over memory than its parts.
     pub(super) fn fuses(&self) -> bool {
-        matches!(self.weight, Weight::Packed(_))
+        matches!(self.weight, Weight::Bf16(_))
     }
 
     /// The same where only memory is asked for.
@@ -125,7 +125,7 @@ impl Conv2d {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let bias = self.shifted(x, shift)?;
-        if let Weight::Packed(weight) = &self.weight {
+        if let Weight::Bf16(weight) = &self.weight {
             let x = x.contiguous()?;
             let norm = norm.silu_of_channels(&x)?;
             let beside = Beside {
@@ -174,13 +174,13 @@ impl Conv2d {
     pub(super) fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
         let (bias, padding) = (self.bias(x)?, self.config.padding);
         match &self.weight {
-            Weight::Packed(weight) => {
+            Weight::Bf16(weight) => {
                 return bf16::conv2d_doubled(x, weight, bias.as_ref(), padding);
             }
             Weight::Stored(weight) if on_cpu(x) => {
                 return sd_ops::conv2d_doubled(x, &widened(weight, x)?, bias.as_ref(), padding);
             }
-            Weight::Stored(_) => (),
+            _ => (),
         }
         let (_, _, height, width) = x.dims4()?;
         self.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)
@@ -190,8 +190,9 @@ impl Conv2d {
     fn convolve(&self, x: &Tensor, bias: Option<Tensor>) -> Result<Tensor> {
         let window = self.window();
         let weight = match &self.weight {
-            Weight::Packed(weight) => return bf16::conv2d(x, weight, bias.as_ref(), window),
+            Weight::Bf16(weight) => return bf16::conv2d(x, weight, bias.as_ref(), window),
             Weight::Stored(weight) => widened(weight, x)?,
+            Weight::Linear(weight) => bail!("{weight:?} is not of a convolution"),
         };
         if on_cpu(x) {
             return sd_ops::conv2d(x, &weight, bias.as_ref(), window);
@@ -257,9 +258,7 @@ impl Conv2d {
             kernel, padding, ..
         } = self.config;
         if height.min(width) + 2 * padding < kernel {
-            candle_core::bail!(
-                "a {kernel}x{kernel} convolution does not fit into {height}x{width}"
-            );
+            bail!("a {kernel}x{kernel} convolution does not fit into {height}x{width}");
         }
         Ok(x)
     }

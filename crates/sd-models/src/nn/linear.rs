@@ -4,7 +4,7 @@ use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
 use sd_ops::bf16;
 
-use super::{Compute, Ledger, activation::geglu, on_cpu, weight::Weight, widened};
+use super::{Compute, Ledger, activation::geglu, weight::Weight, widened};
 
 /// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
 #[derive(Debug, Clone)]
@@ -20,7 +20,7 @@ impl Linear {
     /// A tensor is missing or of another shape.
     pub fn new(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: Weight::new(vb.get((outputs, inputs), "weight")?)?,
+            weight: Weight::linear(vb.get((outputs, inputs), "weight")?)?,
             bias: Some(vb.get(outputs, "bias")?),
         })
     }
@@ -42,7 +42,7 @@ impl Linear {
     /// The tensor is missing or of another shape.
     pub fn no_bias(inputs: usize, outputs: usize, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
-            weight: Weight::new(vb.get((outputs, inputs), "weight")?)?,
+            weight: Weight::linear(vb.get((outputs, inputs), "weight")?)?,
             bias: None,
         })
     }
@@ -57,7 +57,7 @@ impl Linear {
             .squeeze(3)?
             .squeeze(2)?;
         Ok(Self {
-            weight: Weight::new(weight)?,
+            weight: Weight::linear(weight)?,
             bias: Some(vb.get(outputs, "bias")?),
         })
     }
@@ -95,8 +95,8 @@ impl Linear {
         self.check(x)?;
         let bias = self.bias(x)?;
         let weight = match &self.weight {
-            Weight::Packed(weight) => return bf16::linear(x, weight, bias.as_ref()),
-            Weight::Stored(weight) if on_cpu(x) => return sd_ops::linear(x, weight, bias.as_ref()),
+            Weight::Bf16(weight) => return bf16::linear(x, weight, bias.as_ref()),
+            Weight::Linear(weight) => return sd_ops::linear(x, weight, bias.as_ref()),
             Weight::Stored(weight) => widened(weight, x)?.t()?,
         };
         let mut dims = x.dims().to_vec();
@@ -120,8 +120,8 @@ impl Linear {
         self.check(x)?;
         let bias = self.bias(x)?;
         match &self.weight {
-            Weight::Packed(weight) => bf16::linear_geglu(x, weight, bias.as_ref()),
-            Weight::Stored(weight) if on_cpu(x) => sd_ops::linear_geglu(x, weight, bias.as_ref()),
+            Weight::Bf16(weight) => bf16::linear_geglu(x, weight, bias.as_ref()),
+            Weight::Linear(weight) => sd_ops::linear_geglu(x, weight, bias.as_ref()),
             Weight::Stored(_) => geglu(&self.forward(x)?),
         }
     }

@@ -1,7 +1,7 @@
 //! The weights of linear layers and convolutions.
 
 use candle_core::{DType, Result, Tensor};
-use sd_ops::bf16;
+use sd_ops::{LinearWeight, bf16};
 
 use super::Ledger;
 
@@ -30,41 +30,62 @@ impl Compute {
 pub(super) enum Weight {
     /// As it was loaded.
     Stored(Tensor),
+    /// On the CPU, of a linear layer, laid out for products of f32.
+    Linear(LinearWeight),
     /// On the CPU, laid out for products of bf16.
-    Packed(bf16::Weight),
+    Bf16(bf16::Weight),
 }
 
 impl Weight {
-    pub(super) fn new(weight: Tensor) -> Result<Self> {
-        Self::pack(weight, bf16::Weight::new)
+    /// Of a linear layer.
+    pub(super) fn linear(weight: Tensor) -> Result<Self> {
+        Self::new(weight, bf16::Weight::new, |weight| {
+            LinearWeight::new(&weight).map(Self::Linear)
+        })
     }
 
-    /// Of a gated layer.
+    /// Of a gated linear layer.
     pub(super) fn gated(weight: Tensor) -> Result<Self> {
-        Self::pack(weight, bf16::Weight::gated)
+        Self::new(weight, bf16::Weight::gated, |weight| {
+            LinearWeight::gated(&weight).map(Self::Linear)
+        })
     }
 
-    fn pack(weight: Tensor, pack: impl Fn(&Tensor) -> Result<bf16::Weight>) -> Result<Self> {
+    /// Of a convolution.
+    pub(super) fn conv(weight: Tensor) -> Result<Self> {
+        Self::new(weight, bf16::Weight::new, |weight| Ok(Self::Stored(weight)))
+    }
+
+    fn new(
+        weight: Tensor,
+        in_bf16: impl Fn(&Tensor) -> Result<bf16::Weight>,
+        in_f32: impl Fn(Tensor) -> Result<Self>,
+    ) -> Result<Self> {
         // One number seen everywhere stands for weights that are not there: only their memory is asked for.
         let is_there = weight.stride().iter().any(|stride| *stride > 0);
-        if weight.device().is_cpu() && Compute::of(weight.dtype()) == Compute::Bf16 && is_there {
-            return Ok(Self::Packed(pack(&weight)?));
+        if !weight.device().is_cpu() || !is_there {
+            return Ok(Self::Stored(weight));
         }
-        Ok(Self::Stored(weight))
+        match Compute::of(weight.dtype()) {
+            Compute::F32 => in_f32(weight),
+            Compute::Bf16 => in_bf16(&weight).map(Self::Bf16),
+        }
     }
 
     /// Length of a dimension.
     pub(super) fn dim(&self, i: usize) -> usize {
         match self {
             Self::Stored(weight) => weight.dims()[i],
-            Self::Packed(weight) => weight.shape()[i],
+            Self::Linear(weight) => weight.shape()[i],
+            Self::Bf16(weight) => weight.shape()[i],
         }
     }
 
     pub(super) fn dtype(&self) -> DType {
         match self {
             Self::Stored(weight) => weight.dtype(),
-            Self::Packed(_) => DType::BF16,
+            Self::Linear(weight) => weight.dtype(),
+            Self::Bf16(_) => DType::BF16,
         }
     }
 
