@@ -10,7 +10,7 @@ use crate::{
     buffer::{room, unwritten},
     isa::vectorized,
     math::gelu,
-    product::{PANEL, Panels, Rows},
+    product::{PANEL, Panels, Rows, TILE},
     strip::{Strip, strips},
     tasks, values,
 };
@@ -236,7 +236,7 @@ type Buffers = [Vec<f32>; 2];
 impl Layer<'_> {
     fn run(&self, out: &mut [f32]) {
         let rows = out.len() / self.outputs;
-        let chunk = rows.div_ceil(rows.div_ceil(ROWS));
+        let chunk = rows.div_ceil(rows.div_ceil(ROWS)).next_multiple_of(TILE);
         let chunks = rows.div_ceil(chunk);
         let parts = (4 * rayon::current_num_threads()).div_ceil(chunks);
         let part = self.outputs.div_ceil(parts).next_multiple_of(PANEL);

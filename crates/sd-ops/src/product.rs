@@ -14,6 +14,8 @@ use crate::isa::Isa;
 
 /// Columns of a panel.
 pub(crate) const PANEL: usize = 64;
+/// Rows of a tile where no vector of a panel's row is missing.
+pub(crate) const TILE: usize = 6;
 /// Most of the inner dimension at a time: so much of a panel stays in a core's cache.
 const DEPTH: usize = 384;
 
@@ -128,6 +130,8 @@ trait Vector: Copy {
     unsafe fn plus(self, other: Self) -> Self;
     /// `self + a * b`.
     unsafe fn plus_product(self, a: Self, b: Self) -> Self;
+    /// Asks for memory that will be needed, where there is an instruction for that. The address may be any.
+    unsafe fn prefetch(_: *const f32) {}
 }
 
 /// What a compiler makes of four floats on any machine.
@@ -219,6 +223,12 @@ mod x86 {
                     // SAFETY: as all of them.
                     unsafe { $fma(a, b, self) }
                 }
+
+                #[inline(always)]
+                unsafe fn prefetch(address: *const f32) {
+                    // SAFETY: as all of them.
+                    unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+                }
             }
         };
     }
@@ -300,7 +310,7 @@ unsafe fn tiles<V: Vector, const N: usize>(
     columns: usize,
 ) {
     // With the vectors of a row, and those of `b`, they fill the registers.
-    let at_a_time = if N == V::PASS { 6 } else { 8 };
+    let at_a_time = if N == V::PASS { TILE } else { 8 };
     for row in (0..rows).step_by(at_a_time) {
         // SAFETY: the row is one of the target's.
         unsafe {
@@ -337,6 +347,11 @@ unsafe fn tile<V: Vector, const M: usize, const N: usize>(
     unsafe {
         let zero = V::splat(0.);
         let mut sums = [[zero; N]; M];
+        for i in 0..M {
+            for j in 0..N {
+                V::prefetch(out.wrapping_add(i * stride + j * V::LANES));
+            }
+        }
         for k in 0..block.depth {
             let mut b = [zero; N];
             for j in 0..N {
