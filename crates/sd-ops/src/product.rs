@@ -310,7 +310,11 @@ unsafe fn tiles<V: Vector, const N: usize>(
     columns: usize,
 ) {
     // With the vectors of a row, and those of `b`, they fill the registers.
-    let at_a_time = if N == V::PASS { TILE } else { 8 };
+    let at_a_time = match N {
+        _ if N == V::PASS => TILE,
+        1 | 2 => 12,
+        _ => 8,
+    };
     for row in (0..rows).step_by(at_a_time) {
         // SAFETY: the row is one of the target's.
         unsafe {
@@ -324,7 +328,11 @@ unsafe fn tiles<V: Vector, const N: usize>(
                 5 => tile::<V, 5, N>(block, a, out, stride, columns),
                 6 => tile::<V, 6, N>(block, a, out, stride, columns),
                 7 => tile::<V, 7, N>(block, a, out, stride, columns),
-                _ => tile::<V, 8, N>(block, a, out, stride, columns),
+                8 => tile::<V, 8, N>(block, a, out, stride, columns),
+                9 => tile::<V, 9, N>(block, a, out, stride, columns),
+                10 => tile::<V, 10, N>(block, a, out, stride, columns),
+                11 => tile::<V, 11, N>(block, a, out, stride, columns),
+                _ => tile::<V, 12, N>(block, a, out, stride, columns),
             }
         }
     }

@@ -2,9 +2,9 @@
 
 use candle_core::{Result, Shape, Tensor};
 use candle_nn::VarBuilder;
-use sd_ops::bf16;
+use sd_ops::{LinearWeight, bf16};
 
-use super::{Compute, Ledger, activation::geglu, weight::Weight, widened};
+use super::{Compute, Ledger, activation::geglu, on_cpu, weight::Weight, widened};
 
 /// A linear layer: weight `[outputs, inputs]`, optional bias `[outputs]`.
 #[derive(Debug, Clone)]
@@ -97,6 +97,9 @@ impl Linear {
         let weight = match &self.weight {
             Weight::Bf16(weight) => return bf16::linear(x, weight, bias.as_ref()),
             Weight::Linear(weight) => return sd_ops::linear(x, weight, bias.as_ref()),
+            Weight::Stored(weight) if on_cpu(x) => {
+                return sd_ops::linear(x, &LinearWeight::new(weight)?, bias.as_ref());
+            }
             Weight::Stored(weight) => widened(weight, x)?.t()?,
         };
         let mut dims = x.dims().to_vec();
@@ -122,6 +125,9 @@ impl Linear {
         match &self.weight {
             Weight::Bf16(weight) => bf16::linear_geglu(x, weight, bias.as_ref()),
             Weight::Linear(weight) => sd_ops::linear_geglu(x, weight, bias.as_ref()),
+            Weight::Stored(weight) if on_cpu(x) => {
+                sd_ops::linear_geglu(x, &LinearWeight::gated(weight)?, bias.as_ref())
+            }
             Weight::Stored(_) => geglu(&self.forward(x)?),
         }
     }

@@ -25,6 +25,10 @@ impl Compute {
     }
 }
 
+/// Outputs that [`LinearWeight`] fills up to: layers with others are laid out on every call, as they would take more memory than
+/// their weights.
+const PANEL: usize = 64;
+
 /// A weight: `[outputs, inputs]`, or `[outputs, inputs, kernel height, kernel width]`.
 #[derive(Debug, Clone)]
 pub(super) enum Weight {
@@ -40,6 +44,9 @@ impl Weight {
     /// Of a linear layer.
     pub(super) fn linear(weight: Tensor) -> Result<Self> {
         Self::new(weight, bf16::Weight::new, |weight| {
+            if !weight.dims()[0].is_multiple_of(PANEL) {
+                return Ok(Self::Stored(weight));
+            }
             LinearWeight::new(&weight).map(Self::Linear)
         })
     }
@@ -47,6 +54,9 @@ impl Weight {
     /// Of a gated linear layer.
     pub(super) fn gated(weight: Tensor) -> Result<Self> {
         Self::new(weight, bf16::Weight::gated, |weight| {
+            if !weight.dims()[0].is_multiple_of(2 * PANEL) {
+                return Ok(Self::Stored(weight));
+            }
             LinearWeight::gated(&weight).map(Self::Linear)
         })
     }

@@ -5,7 +5,8 @@
 //! (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.3). The points are 0, ±5/8,
 //! ±3/2 and infinity: f32 loses a third of what it loses with the paper's 0, ±1, ±2, to some 4e-6 of the largest result.
 //!
-//! The kernels are evaluated on every call. Keeping them would take four times the memory of the weights.
+//! The kernels are evaluated for every band of tiles, some at a time, which stay in a core's cache until they are multiplied.
+//! Keeping them would take four times the memory of the weights, and longer to read.
 
 use std::ops::{Add, Mul, Range, Sub};
 
@@ -15,8 +16,10 @@ use super::{Shape, Window};
 use crate::{
     buffer::unwritten,
     isa::vectorized,
-    product::{PANEL, Panels, Rows, panels_len},
-    strip::{Strip, strips},
+    product::{PANEL, Panels, Rows, TILE, panels_len},
+    strip::{Strip, strips, strips_of},
+    tasks,
+    transpose::transpose,
 };
 
 /// The points, and their squares.
@@ -27,6 +30,12 @@ const BB: f32 = B * B;
 
 /// Tiles of a band, which is in work at a time: enough for good matrix products.
 const TILES: usize = 128;
+/// Elements between the ends and starts of neighbouring points: else 36 writes side by side would want the same few lines of a
+/// cache.
+const GAP: usize = 16;
+/// Outputs and inputs whose kernels are in work at a time on a thread, at most: half a megabyte at the points.
+const OUTPUTS: usize = 96;
+const INPUTS: usize = 64;
 /// Tiles that the arithmetic runs on side by side.
 const LANES: usize = 16;
 
@@ -60,12 +69,12 @@ impl Lanes {
         lanes
     }
 
-    /// Writes as many values as `row` has.
+    /// Writes the first `count` values.
     #[inline(always)]
-    fn write(&self, row: &mut [f32]) {
+    fn write(&self, count: usize, row: &mut [f32]) {
         match row.first_chunk_mut() {
-            Some(row) => *row = self.0,
-            None => row.copy_from_slice(&self.0[..row.len()]),
+            Some(row) if count == LANES => *row = self.0,
+            _ => row[..count].copy_from_slice(&self.0[..count]),
         }
     }
 }
@@ -155,6 +164,8 @@ fn both_ways<const N: usize, const M: usize>(
     }
     let mut values = [[Lanes::ZERO; M]; M];
     for j in 0..M {
+        // Else a compiler takes the columns, instead of the lanes, side by side, and scatters the results.
+        let j = std::hint::black_box(j);
         let mut column = [Lanes::ZERO; N];
         for i in 0..N {
             column[i] = rows[i][j];
@@ -176,7 +187,7 @@ pub(super) fn pays(shape: &Shape) -> bool {
                 stride: 1,
                 padding: 1,
             })
-        && shape.image.iter().all(|side| *side >= 32)
+        && shape.image.iter().all(|side| *side >= 16)
         && shape.inputs >= 32
         && shape.outputs >= 32
 }
@@ -186,42 +197,38 @@ fn tiles(shape: &Shape) -> [usize; 2] {
     shape.image.map(|side| side.div_ceil(4))
 }
 
-/// Tiles of a band: whole rows of them.
+/// Tiles of a band: whole rows of them, of several samples if these are small.
 fn band(shape: &Shape) -> usize {
     let [down, across] = tiles(shape);
     let rows = (TILES / across).clamp(1, down.saturating_mul(shape.batch));
     rows.saturating_mul(across)
 }
 
-/// Elements that [`conv`] holds at most: the kernels, and a band of both sides, at the points.
+/// Outputs of a task: whole tiles of the product, and as much work for every thread.
+fn outputs_of_task(shape: &Shape) -> usize {
+    let tasks = shape.outputs.div_ceil(OUTPUTS);
+    let tasks = tasks.next_multiple_of(rayon::current_num_threads());
+    shape.outputs.div_ceil(tasks).next_multiple_of(TILE)
+}
+
+/// Elements that [`conv`] holds at most: what a band of tiles sees, at the points, and each thread some kernels and products.
 pub(super) fn scratch(shape: &Shape) -> u64 {
-    let (inputs, outputs) = (shape.inputs as u64, shape.outputs as u64);
-    let sides = panels_len(shape.inputs, band(shape)) as u64;
-    let sides = sides.saturating_add(panels_len(shape.outputs, band(shape)) as u64);
-    inputs
-        .saturating_mul(outputs)
-        .saturating_add(sides)
-        .saturating_mul(36)
+    let panels = panels_len(1, band(shape));
+    let seen = panels.saturating_mul(shape.inputs) + GAP;
+    let task = outputs_of_task(shape) * (panels + INPUTS) + 2 * GAP;
+    let tasks = task.saturating_mul(rayon::current_num_threads());
+    36 * seen.saturating_add(tasks) as u64
 }
 
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds, that of `bias` a multiple
 /// of its outputs.
 pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
     let (pixels, plane_len) = (shape.result_pixels(), shape.plane());
-    let (inputs, outputs) = (shape.inputs, shape.outputs);
+    let inputs = shape.inputs;
     let [down, across] = tiles(shape);
-    let mut kernels = unwritten(36 * outputs * inputs);
-    strips(&mut kernels, outputs * inputs, inputs)
-        .zip(weight.chunks(9 * inputs))
-        .collect::<Vec<_>>()
-        .into_par_iter()
-        .for_each(|(mut points, kernels)| vectorized!(evaluate_kernels(kernels, &mut points)));
-
     // Tiles are counted through the batch, so that small samples share panels.
     let (all, band) = (shape.batch * down * across, band(shape));
-    let most_panels = band.min(all).div_ceil(PANEL);
-    let mut seen = unwritten(36 * most_panels * inputs * PANEL);
-    let mut product = unwritten(36 * most_panels * outputs * PANEL);
+    let mut seen = unwritten(36 * (panels_len(inputs, band.min(all)) + GAP));
     for first in (0..all).step_by(band) {
         let band = first..all.min(first + band);
         let panels = band.len().div_ceil(PANEL);
@@ -231,8 +238,9 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         };
 
         // [36, panels, inputs, PANEL]
-        let seen = &mut seen[..36 * panels * inputs * PANEL];
-        strips(seen, panels * inputs * PANEL, PANEL)
+        let point = panels * inputs * PANEL;
+        let seen = &mut seen[..36 * (point + GAP)];
+        strips_of(seen, point + GAP, 0..point, PANEL)
             .collect::<Vec<_>>()
             .into_par_iter()
             .enumerate()
@@ -244,37 +252,83 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
                 vectorized!(evaluate_input(shape, plane, panel, &mut points));
             });
 
-        // [36, panels, outputs, PANEL]
-        let product = &mut product[..36 * panels * outputs * PANEL];
-        product
-            .par_chunks_mut(outputs * PANEL)
-            .enumerate()
-            .for_each(|(i, product)| {
-                let point = i / panels;
-                let kernels = Rows::new(&kernels[point * outputs * inputs..], inputs);
-                let seen = &seen[i * inputs * PANEL..][..inputs * PANEL];
-                for mut product in strips(product, PANEL, PANEL) {
-                    product.set_product(kernels, Panels::new(seen, inputs));
-                }
-            });
-
         let samples = band.start / (down * across)..(band.end - 1) / (down * across) + 1;
-        out[samples.start * outputs * pixels..samples.end * outputs * pixels]
-            .par_chunks_mut(pixels)
-            .enumerate()
-            .for_each(|(i, plane)| {
-                let (sample, output) = (samples.start + i / outputs, i % outputs);
-                let bias = bias[(sample * outputs + output) % bias.len()];
+        let planes = shape.outputs * pixels;
+        let out = &mut out[samples.start * planes..samples.end * planes];
+        let tasks = strips(out, planes, outputs_of_task(shape) * pixels).collect();
+        tasks::each(tasks, |buffers: &mut Buffers, mut out: Strip| {
+            let outputs = out.first() / pixels..(out.first() + out.width()) / pixels;
+            let product = multiply(shape, weight, seen, &outputs, &band, buffers);
+            let product: Vec<&[f32]> = product.chunks_exact(product.len() / 36).collect();
+            for sample in samples.clone() {
                 let tiles = band.start.max(sample * down * across)
                     ..band.end.min((sample + 1) * down * across);
-                let points = |point: usize, tile: usize| {
-                    let at = tile - band.start;
-                    let row = (point * panels + at / PANEL) * outputs + output;
-                    &product[row * PANEL..][at % PANEL..PANEL]
-                };
-                vectorized!(interpolate(shape, points, tiles, band.start, bias, plane));
-            });
+                let planes = out.row(sample - samples.start).chunks_exact_mut(pixels);
+                for ((i, output), plane) in outputs.clone().enumerate().zip(planes) {
+                    let bias = bias[(sample * shape.outputs + output) % bias.len()];
+                    let points = |point: usize, tile: usize| {
+                        let at = tile - band.start;
+                        let row = at / PANEL * outputs.len() + i;
+                        &product[point][row * PANEL..][at % PANEL..PANEL]
+                    };
+                    let tiles = tiles.clone();
+                    vectorized!(interpolate(shape, points, tiles, band.start, bias, plane));
+                }
+            }
+        });
     }
+}
+
+/// Some kernels at the points, and their products with what a band sees.
+#[derive(Default)]
+struct Buffers {
+    kernels: Vec<f32>,
+    product: Vec<f32>,
+}
+
+/// The products of some outputs' kernels with what the tiles of a band see, `[36, panels, outputs, PANEL]`.
+fn multiply<'a>(
+    shape: &Shape,
+    weight: &[f32],
+    seen: &[f32],
+    outputs: &Range<usize>,
+    band: &Range<usize>,
+    Buffers { kernels, product }: &'a mut Buffers,
+) -> &'a [f32] {
+    let (inputs, outputs_len) = (shape.inputs, outputs.len());
+    let panels = band.len().div_ceil(PANEL);
+    let product_point = panels * outputs_len * PANEL + GAP;
+    product.resize(36 * product_point, 0.);
+    for first in (0..inputs).step_by(INPUTS) {
+        let depth = INPUTS.min(inputs - first);
+        // [36, outputs, depth]
+        let kernels_point = outputs_len * depth + GAP;
+        kernels.resize(36 * kernels_point, 0.);
+        let points = strips_of(kernels, kernels_point, 0..outputs_len * depth, depth);
+        for (output, mut points) in outputs.clone().zip(points) {
+            let kernels = &weight[(output * inputs + first) * 9..][..depth * 9];
+            vectorized!(evaluate_kernels(kernels, &mut points));
+        }
+        let points = kernels
+            .chunks_exact(kernels_point)
+            .zip(seen.chunks_exact(seen.len() / 36))
+            .zip(product.chunks_exact_mut(product_point));
+        for ((kernels, seen), product) in points {
+            let kernels = Rows::new(kernels, depth);
+            for (i, product) in product.chunks_exact_mut(outputs_len * PANEL).enumerate() {
+                let seen = &seen[(i * inputs + first) * PANEL..][..depth * PANEL];
+                let seen = Panels::new(seen, depth);
+                let tiles = PANEL.min(band.len() - i * PANEL);
+                for mut product in strips_of(product, PANEL, 0..tiles, PANEL) {
+                    match first {
+                        0 => product.set_product(kernels, seen),
+                        _ => product.add_product(kernels, seen),
+                    }
+                }
+            }
+        }
+    }
+    product
 }
 
 /// Some tiles side by side in a sample.
@@ -319,16 +373,26 @@ fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
     let inputs = kernels.len() / 9;
     for first in (0..inputs).step_by(LANES) {
         let count = LANES.min(inputs - first);
-        let mut taps = [[Lanes::ZERO; 3]; 3];
-        for l in 0..count {
-            let kernel = &kernels[(first + l) * 9..][..9];
-            for (tap, weight) in taps.as_flattened_mut().iter_mut().zip(kernel) {
-                tap.0[l] = *weight;
+        // A kernel a row; the columns are their taps, and what follows.
+        let mut square = [[0u32; LANES]; LANES];
+        for (l, row) in square.iter_mut().enumerate().take(count) {
+            let kernel = &kernels[(first + l) * 9..];
+            match kernel.first_chunk::<LANES>() {
+                Some(taps) => *row = taps.map(f32::to_bits),
+                None => {
+                    let taps = row.iter_mut().zip(kernel);
+                    taps.for_each(|(bits, tap)| *bits = tap.to_bits());
+                }
             }
+        }
+        transpose(&mut square);
+        let mut taps = [[Lanes::ZERO; 3]; 3];
+        for (tap, bits) in taps.as_flattened_mut().iter_mut().zip(&square) {
+            *tap = Lanes(bits.map(f32::from_bits));
         }
         let values = both_ways(&taps, kernel_at_points);
         for (i, values) in values.as_flattened().iter().enumerate() {
-            values.write(&mut points.row(i)[first..first + count]);
+            values.write(count, &mut points.row(i)[first..]);
         }
     }
 }
@@ -370,7 +434,7 @@ fn evaluate_input<'a>(
         let values = both_ways(&seen, input_at_points);
         let at = run.first - origin;
         for (i, values) in values.as_flattened().iter().enumerate() {
-            values.write(&mut points.row(i)[at..at + run.count]);
+            values.write(run.count, &mut points.row(i)[at..]);
         }
     }
 }
