@@ -161,8 +161,7 @@ fn copy(from: &[f32], to: &mut [f32]) {
 /// gradient is recorded.
 ///
 /// Errors are some 5e-7 of the largest result; 4e-6 for 3x3 kernels of stride 1 and padding 1 with at least 32
-/// channels on both sides and 32 pixels in both directions. Those also need, during the call, four times the memory
-/// of their weights.
+/// channels on both sides and 16 pixels in both directions.
 ///
 /// # Errors
 /// A tensor is of another shape, dtype or device; the stride is 0; the kernel is larger than the padded input.
