@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
-    buffer::unwritten,
+    buffer::{resize, unwritten},
     isa::vectorized,
     math::exp,
     product::{PANEL, Panels, Rows, panels_len},
@@ -194,7 +194,7 @@ impl Inputs<'_> {
         let first_row = sample * self.queries + first_query;
         let q = &self.q[first_row * self.channels + out.first()..];
         let q = Rows::new(q, self.channels);
-        scores.resize(out.rows() * self.keys, 0.);
+        resize(scores, out.rows() * self.keys);
         for mut block in strips(scores, self.keys, self.keys) {
             block.set_product(q, keys);
         }

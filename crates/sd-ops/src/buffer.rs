@@ -18,6 +18,14 @@ pub(crate) fn unwritten(len: usize) -> Vec<f32> {
     buffer
 }
 
+/// Makes `buffer` as long as that; its numbers are any.
+pub(crate) fn resize(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len {
+        *buffer = unwritten(len);
+    }
+    buffer.truncate(len);
+}
+
 /// An empty buffer with room for so much.
 pub(crate) fn room<T>(len: usize) -> Vec<T> {
     let buffer = Vec::with_capacity(len);

@@ -7,7 +7,7 @@ use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{room, unwritten},
+    buffer::{resize, room, unwritten},
     isa::vectorized,
     math::gelu,
     product::{PANEL, Panels, Rows, TILE},
@@ -18,7 +18,7 @@ use crate::{
 /// Most rows of a task: they stay in a core's cache while all weights pass by. Whole tiles of the product.
 const ROWS: usize = 192;
 
-/// The weight of a linear layer, laid out for products: as much memory as the tensor. Clones share it.
+/// The weight of a linear layer, laid out for products. Clones share it.
 #[derive(Clone)]
 pub struct LinearWeight {
     numbers: Numbers,
@@ -45,6 +45,9 @@ impl std::fmt::Debug for LinearWeight {
 }
 
 impl LinearWeight {
+    /// Outputs are laid out by so many: a layer takes the memory of the next multiple, as do hidden values and gates of a gated one.
+    pub const PANEL: usize = PANEL;
+
     /// Of a layer for [`linear`], `[outputs, inputs]`. f16 stays f16.
     ///
     /// # Errors
@@ -110,7 +113,7 @@ impl LinearWeight {
             Numbers::F32(panels) => Panels::new(panels[lines].as_flattened(), inputs),
             Numbers::F16(panels) => {
                 let panel = panels[lines].as_flattened();
-                buffer.resize(panel.len(), 0.);
+                resize(buffer, panel.len());
                 panel.convert_to_f32_slice(buffer);
                 Panels::new(buffer, inputs)
             }
@@ -272,7 +275,7 @@ impl Layer<'_> {
 
     fn gated(&self, x: Rows, mut out: Strip, [panel, sums]: &mut Buffers) {
         let (first, width) = (out.first(), out.width());
-        sums.resize(2 * out.rows() * width, 0.);
+        resize(sums, 2 * out.rows() * width);
         let (hidden, gates) = sums.split_at_mut(out.rows() * width);
         let gate_panel = self.outputs.div_ceil(PANEL);
         for (sums, first_bias, first_panel) in [

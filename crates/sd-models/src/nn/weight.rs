@@ -25,14 +25,10 @@ impl Compute {
     }
 }
 
-/// Outputs that [`LinearWeight`] fills up to: layers with others are laid out on every call, as they would take more memory than
-/// their weights.
-const PANEL: usize = 64;
-
 /// A weight: `[outputs, inputs]`, or `[outputs, inputs, kernel height, kernel width]`.
 #[derive(Debug, Clone)]
 pub(super) enum Weight {
-    /// As it was loaded.
+    /// As it was loaded: on the CPU in f32, convolutions, and linear layers that would take more memory when laid out.
     Stored(Tensor),
     /// On the CPU, of a linear layer, laid out for products of f32.
     Linear(LinearWeight),
@@ -44,7 +40,7 @@ impl Weight {
     /// Of a linear layer.
     pub(super) fn linear(weight: Tensor) -> Result<Self> {
         Self::new(weight, bf16::Weight::new, |weight| {
-            if !weight.dims()[0].is_multiple_of(PANEL) {
+            if !weight.dims()[0].is_multiple_of(LinearWeight::PANEL) {
                 return Ok(Self::Stored(weight));
             }
             LinearWeight::new(&weight).map(Self::Linear)
@@ -54,7 +50,7 @@ impl Weight {
     /// Of a gated linear layer.
     pub(super) fn gated(weight: Tensor) -> Result<Self> {
         Self::new(weight, bf16::Weight::gated, |weight| {
-            if !weight.dims()[0].is_multiple_of(2 * PANEL) {
+            if !weight.dims()[0].is_multiple_of(2 * LinearWeight::PANEL) {
                 return Ok(Self::Stored(weight));
             }
             LinearWeight::gated(&weight).map(Self::Linear)

@@ -5,8 +5,8 @@
 //! (Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", 2016, section 4.3). The points are 0, ±5/8,
 //! ±3/2 and infinity: f32 loses a third of what it loses with the paper's 0, ±1, ±2, to some 4e-6 of the largest result.
 //!
-//! The kernels are evaluated for every band of tiles, some at a time, which stay in a core's cache until they are multiplied.
-//! Keeping them would take four times the memory of the weights, and longer to read.
+//! The kernels are evaluated on every call, since they would take four times the memory of the weights: where there are few
+//! tiles, some at a time, which stay in a core's cache until they are multiplied.
 
 use std::ops::{Add, Mul, Range, Sub};
 
@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Shape, Window};
 use crate::{
-    buffer::unwritten,
+    buffer::{resize, unwritten},
     isa::vectorized,
     product::{PANEL, Panels, Rows, TILE, panels_len},
     strip::{Strip, strips, strips_of},
@@ -30,6 +30,8 @@ const BB: f32 = B * B;
 
 /// Tiles of a band, which is in work at a time: enough for good matrix products.
 const TILES: usize = 128;
+/// Bands for each of which the kernels are evaluated sooner than read again.
+const FEW_BANDS: usize = 4;
 /// Elements between the ends and starts of neighbouring points: else 36 writes side by side would want the same few lines of a
 /// cache.
 const GAP: usize = 16;
@@ -211,13 +213,29 @@ fn outputs_of_task(shape: &Shape) -> usize {
     shape.outputs.div_ceil(tasks).next_multiple_of(TILE)
 }
 
-/// Elements that [`conv`] holds at most: what a band of tiles sees, at the points, and each thread some kernels and products.
+/// Whether there are so many bands that the kernels are evaluated once for all of them.
+fn shares_kernels(shape: &Shape) -> bool {
+    let [down, across] = tiles(shape);
+    shape.batch.saturating_mul(down).saturating_mul(across) > FEW_BANDS * band(shape)
+}
+
+/// Elements that [`conv`] holds at most: what a band of tiles sees, at the points, each thread's kernels and products, and all
+/// kernels where they are shared.
 pub(super) fn scratch(shape: &Shape) -> u64 {
     let panels = panels_len(1, band(shape));
     let seen = panels.saturating_mul(shape.inputs) + GAP;
-    let task = outputs_of_task(shape) * (panels + INPUTS) + 2 * GAP;
+    let product = outputs_of_task(shape) * panels + GAP;
+    let kernels = |outputs: usize| outputs.saturating_mul(INPUTS) + GAP;
+    let (shared, task) = match shares_kernels(shape) {
+        true => {
+            let blocks = shape.inputs.div_ceil(INPUTS);
+            let kernels = shape.outputs.saturating_mul(shape.inputs);
+            (kernels.saturating_add(blocks * GAP), product)
+        }
+        false => (0, product + kernels(outputs_of_task(shape))),
+    };
     let tasks = task.saturating_mul(rayon::current_num_threads());
-    36 * seen.saturating_add(tasks) as u64
+    36 * seen.saturating_add(shared).saturating_add(tasks) as u64
 }
 
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds, that of `bias` a multiple
@@ -228,6 +246,15 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
     let [down, across] = tiles(shape);
     // Tiles are counted through the batch, so that small samples share panels.
     let (all, band) = (shape.batch * down * across, band(shape));
+    let kernels = shares_kernels(shape).then(|| {
+        let blocks = (0..inputs).step_by(INPUTS);
+        let blocks: Vec<usize> = blocks.collect();
+        let blocks = blocks.into_par_iter();
+        blocks
+            .map(|first| Kernels::shared(shape, weight, first))
+            .collect::<Vec<_>>()
+    });
+    let kernels = kernels.as_deref();
     let mut seen = unwritten(36 * (panels_len(inputs, band.min(all)) + GAP));
     for first in (0..all).step_by(band) {
         let band = first..all.min(first + band);
@@ -258,8 +285,36 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         let tasks = strips(out, planes, outputs_of_task(shape) * pixels).collect();
         tasks::each(tasks, |buffers: &mut Buffers, mut out: Strip| {
             let outputs = out.first() / pixels..(out.first() + out.width()) / pixels;
-            let product = multiply(shape, weight, seen, &outputs, &band, buffers);
-            let product: Vec<&[f32]> = product.chunks_exact(product.len() / 36).collect();
+            let Buffers { own, product } = buffers;
+            let product_point = panels * outputs.len() * PANEL + GAP;
+            resize(product, 36 * product_point);
+            for (i, first) in (0..inputs).step_by(INPUTS).enumerate() {
+                let (kernels, row) = match kernels {
+                    Some(shared) => (&shared[i], outputs.start),
+                    None => {
+                        own.evaluate(shape, weight, outputs.clone(), first);
+                        (&*own, 0)
+                    }
+                };
+                let seen = seen.chunks_exact(seen.len() / 36);
+                let products = product.chunks_exact_mut(product_point);
+                for ((point, seen), product) in seen.enumerate().zip(products) {
+                    let kernels = kernels.rows(point, row);
+                    let products = product.chunks_exact_mut(outputs.len() * PANEL);
+                    for (i, product) in products.enumerate() {
+                        let seen = &seen[(i * inputs + first) * PANEL..];
+                        let seen = Panels::new(seen, INPUTS.min(inputs - first));
+                        let tiles = PANEL.min(band.len() - i * PANEL);
+                        for mut product in strips_of(product, PANEL, 0..tiles, PANEL) {
+                            match first {
+                                0 => product.set_product(kernels, seen),
+                                _ => product.add_product(kernels, seen),
+                            }
+                        }
+                    }
+                }
+            }
+            let product: Vec<&[f32]> = product.chunks_exact(product_point).collect();
             for sample in samples.clone() {
                 let tiles = band.start.max(sample * down * across)
                     ..band.end.min((sample + 1) * down * across);
@@ -279,56 +334,45 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
     }
 }
 
-/// Some kernels at the points, and their products with what a band sees.
+/// What a thread works with: kernels that are not shared, and their products with what a band sees,
+/// `[36, panels, outputs, PANEL]`.
 #[derive(Default)]
 struct Buffers {
-    kernels: Vec<f32>,
+    own: Kernels,
     product: Vec<f32>,
 }
 
-/// The products of some outputs' kernels with what the tiles of a band see, `[36, panels, outputs, PANEL]`.
-fn multiply<'a>(
-    shape: &Shape,
-    weight: &[f32],
-    seen: &[f32],
-    outputs: &Range<usize>,
-    band: &Range<usize>,
-    Buffers { kernels, product }: &'a mut Buffers,
-) -> &'a [f32] {
-    let (inputs, outputs_len) = (shape.inputs, outputs.len());
-    let panels = band.len().div_ceil(PANEL);
-    let product_point = panels * outputs_len * PANEL + GAP;
-    product.resize(36 * product_point, 0.);
-    for first in (0..inputs).step_by(INPUTS) {
-        let depth = INPUTS.min(inputs - first);
-        // [36, outputs, depth]
-        let kernels_point = outputs_len * depth + GAP;
-        kernels.resize(36 * kernels_point, 0.);
-        let points = strips_of(kernels, kernels_point, 0..outputs_len * depth, depth);
-        for (output, mut points) in outputs.clone().zip(points) {
-            let kernels = &weight[(output * inputs + first) * 9..][..depth * 9];
+/// The kernels of some outputs, and of [`INPUTS`] inputs or what is left, at the points: `[36, outputs, inputs]`.
+#[derive(Default)]
+struct Kernels {
+    values: Vec<f32>,
+    inputs: usize,
+}
+
+impl Kernels {
+    /// Of all outputs, and of the inputs from `first` on.
+    fn shared(shape: &Shape, weight: &[f32], first: usize) -> Self {
+        let mut kernels = Self::default();
+        kernels.evaluate(shape, weight, 0..shape.outputs, first);
+        kernels
+    }
+
+    fn evaluate(&mut self, shape: &Shape, weight: &[f32], outputs: Range<usize>, first: usize) {
+        self.inputs = INPUTS.min(shape.inputs - first);
+        let point = outputs.len() * self.inputs;
+        resize(&mut self.values, 36 * (point + GAP));
+        let points = strips_of(&mut self.values, point + GAP, 0..point, self.inputs);
+        for (output, mut points) in outputs.zip(points) {
+            let kernels = &weight[(output * shape.inputs + first) * 9..][..self.inputs * 9];
             vectorized!(evaluate_kernels(kernels, &mut points));
         }
-        let points = kernels
-            .chunks_exact(kernels_point)
-            .zip(seen.chunks_exact(seen.len() / 36))
-            .zip(product.chunks_exact_mut(product_point));
-        for ((kernels, seen), product) in points {
-            let kernels = Rows::new(kernels, depth);
-            for (i, product) in product.chunks_exact_mut(outputs_len * PANEL).enumerate() {
-                let seen = &seen[(i * inputs + first) * PANEL..][..depth * PANEL];
-                let seen = Panels::new(seen, depth);
-                let tiles = PANEL.min(band.len() - i * PANEL);
-                for mut product in strips_of(product, PANEL, 0..tiles, PANEL) {
-                    match first {
-                        0 => product.set_product(kernels, seen),
-                        _ => product.add_product(kernels, seen),
-                    }
-                }
-            }
-        }
     }
-    product
+
+    /// The kernels at a point from one output's on.
+    fn rows(&self, point: usize, output: usize) -> Rows<'_> {
+        let first = point * (self.values.len() / 36) + output * self.inputs;
+        Rows::new(&self.values[first..], self.inputs)
+    }
 }
 
 /// Some tiles side by side in a sample.
