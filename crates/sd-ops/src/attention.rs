@@ -11,14 +11,18 @@ use crate::{
     isa::vectorized,
     math::exp,
     product::{PANEL, Panels, Rows, panels_len},
-    strip::{Strip, strips},
+    strip::{Strip, strips, strips_of},
     tasks, values,
 };
 
 /// Scores of a block: half a megabyte.
-const SCORES: usize = 1 << 17;
-/// Queries of a block: fewer make poor matrix products, more leave cores without work.
-const QUERIES: std::ops::RangeInclusive<usize> = 18..=258;
+const SCORES: usize = 36 << 12;
+/// Queries of a block are a multiple of this, whole tiles of both products.
+const TILES: usize = 18;
+/// Fewer make poor matrix products, more leave cores without work.
+const QUERIES: std::ops::RangeInclusive<usize> = TILES..=14 * TILES;
+/// Scores between the rows of a block, which would otherwise often want the same few lines of a cache.
+const GAP: usize = 16;
 
 /// `softmax(q k^T / sqrt(d)) v` in each head (Vaswani 2017, eq. 1).
 ///
@@ -77,14 +81,15 @@ pub fn attention_scratch([batch, n, channels]: [usize; 3], keys: usize, heads: u
         .saturating_mul(batch.saturating_mul(heads));
     let scores = block(keys)
         .min(n)
-        .saturating_mul(keys)
+        .saturating_mul(keys.saturating_add(GAP))
         .saturating_mul(rayon::current_num_threads());
     (copies.saturating_add(scores) as u64).saturating_mul(size_of::<f32>() as u64)
 }
 
 /// Queries of a block.
 fn block(keys: usize) -> usize {
-    (SCORES / keys.max(1)).clamp(*QUERIES.start(), *QUERIES.end())
+    let queries = (SCORES / keys.max(1)).clamp(*QUERIES.start(), *QUERIES.end());
+    queries / TILES * TILES
 }
 
 pub(crate) struct Inputs<'a> {
@@ -194,13 +199,14 @@ impl Inputs<'_> {
         let first_row = sample * self.queries + first_query;
         let q = &self.q[first_row * self.channels + out.first()..];
         let q = Rows::new(q, self.channels);
-        resize(scores, out.rows() * self.keys);
-        for mut block in strips(scores, self.keys, self.keys) {
+        let row = self.keys + GAP;
+        resize(scores, out.rows() * row);
+        for mut block in strips_of(scores, row, 0..self.keys, self.keys) {
             block.set_product(q, keys);
         }
         let scale = (self.head as f32).sqrt().recip();
         let sums: Vec<f32> = scores
-            .chunks_mut(self.keys)
+            .chunks_mut(row)
             .zip(first_query..)
             .map(|(scores, query)| {
                 let visible = if self.causal { query + 1 } else { self.keys };
@@ -209,7 +215,7 @@ impl Inputs<'_> {
                 vectorized!(exponentials(seen, scale))
             })
             .collect();
-        out.set_product(Rows::new(scores, self.keys), values);
+        out.set_product(Rows::new(scores, row), values);
         for (i, sum) in sums.into_iter().enumerate() {
             let norm = sum.recip();
             out.row(i).iter_mut().for_each(|v| *v *= norm);
@@ -231,14 +237,18 @@ fn exponentials(scores: &mut [f32], scale: f32) -> f32 {
     let largest = largest.iter().chain(rest).copied();
     let largest = largest.fold(f32::NEG_INFINITY, f32::max);
     let (chunks, rest) = scores.as_chunks_mut::<LANES>();
-    // Sums in f64, which takes f32 in halves of a vector: they come after the exponentials, which take whole ones.
+    // A few exponentials are summed in f32, of which a vector holds twice as many as of the f64 that these sums are summed in.
     let mut lanes = [0f64; LANES];
-    for chunk in chunks {
-        for score in &mut *chunk {
-            *score = exp((*score - largest) * scale);
+    for chunks in chunks.chunks_mut(16) {
+        let mut few = [0f32; LANES];
+        for chunk in chunks {
+            for (few, score) in few.iter_mut().zip(chunk) {
+                *score = exp((*score - largest) * scale);
+                *few += *score;
+            }
         }
-        for (lane, score) in lanes.iter_mut().zip(chunk) {
-            *lane += f64::from(*score);
+        for (lane, few) in lanes.iter_mut().zip(few) {
+            *lane += f64::from(few);
         }
     }
     for (lane, score) in lanes.iter_mut().zip(rest) {

@@ -313,7 +313,7 @@ unsafe fn tiles<V: Vector, const N: usize>(
     let at_a_time = match N {
         _ if N == V::PASS => TILE,
         1 | 2 => 12,
-        _ => 8,
+        _ => 9,
     };
     for row in (0..rows).step_by(at_a_time) {
         // SAFETY: the row is one of the target's.
