@@ -126,7 +126,7 @@ impl Blocks {
     fn give_back_oldest(&mut self) {
         if let Some(Block { start, layout }) = self.remove(0) {
             // SAFETY: the system gave out the block for this layout, and nobody else has it.
-            unsafe { System.dealloc(start.as_ptr(), layout) }
+            unsafe { system::give_back(start, layout) }
         }
     }
 }
@@ -148,6 +148,73 @@ fn block(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(size, align).ok()
 }
 
+/// Where blocks come from. The C library's allocator would keep some of what it is given back, between what is still in use.
+#[cfg(target_os = "linux")]
+mod system {
+    use std::alloc::Layout;
+    use std::ptr::{self, NonNull};
+
+    /// # Safety
+    /// The layout is of a block.
+    pub(super) unsafe fn fresh(layout: Layout) -> *mut u8 {
+        let (size, align) = (layout.size(), layout.align());
+        let Some(all) = size.checked_add(align) else {
+            return ptr::null_mut();
+        };
+        // SAFETY: memory at no particular place; what is not of the block goes back, in whole pages, as sizes and alignments of
+        // blocks are some.
+        unsafe {
+            let start = libc::mmap(
+                ptr::null_mut(),
+                all,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+                -1,
+                0,
+            );
+            if start == libc::MAP_FAILED {
+                return ptr::null_mut();
+            }
+            let before = start.cast::<u8>().align_offset(align);
+            let block = start.byte_add(before);
+            if before > 0 {
+                libc::munmap(start, before);
+            }
+            libc::munmap(block.byte_add(size), align - before);
+            block.cast()
+        }
+    }
+
+    /// # Safety
+    /// The block is one of [`fresh`], for this layout, and nobody uses it.
+    pub(super) unsafe fn give_back(block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe {
+            libc::munmap(block.as_ptr().cast(), layout.size());
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod system {
+    use std::alloc::{GlobalAlloc, Layout, System};
+    use std::ptr::NonNull;
+
+    /// # Safety
+    /// The layout is of a block.
+    pub(super) unsafe fn fresh(layout: Layout) -> *mut u8 {
+        // SAFETY: blocks are not empty.
+        unsafe { System.alloc(layout) }
+    }
+
+    /// # Safety
+    /// The block is one of [`fresh`], for this layout, and nobody uses it.
+    pub(super) unsafe fn give_back(block: NonNull<u8>, layout: Layout) {
+        // SAFETY: the caller's.
+        unsafe { System.dealloc(block.as_ptr(), layout) }
+    }
+}
+
 // SAFETY: what is given out is the system's: blocks of at least the size and alignment that were asked for, each of which is
 // either in use or kept. The layout alone decides which memory is a block, so it comes back as what it was given out.
 unsafe impl GlobalAlloc for Recycler {
@@ -165,7 +232,7 @@ unsafe impl GlobalAlloc for Recycler {
         blocks.shrink();
         drop(blocks);
         // SAFETY: the block is not empty.
-        let start = unsafe { System.alloc(block) };
+        let start = unsafe { system::fresh(block) };
         if start.is_null() {
             self.blocks().used_bytes -= block.size();
         }
