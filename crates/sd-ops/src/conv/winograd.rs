@@ -219,19 +219,23 @@ fn shares_kernels(shape: &Shape) -> bool {
     shape.batch.saturating_mul(down).saturating_mul(across) > FEW_BANDS * band(shape)
 }
 
+/// Inputs whose products are summed at a time.
+fn inputs_at_a_time(shape: &Shape) -> usize {
+    match shares_kernels(shape) {
+        true => shape.inputs,
+        false => INPUTS.min(shape.inputs),
+    }
+}
+
 /// Elements that [`conv`] holds at most: what a band of tiles sees, at the points, each thread's kernels and products, and all
 /// kernels where they are shared.
 pub(super) fn scratch(shape: &Shape) -> u64 {
     let panels = panels_len(1, band(shape));
     let seen = panels.saturating_mul(shape.inputs) + GAP;
     let product = outputs_of_task(shape) * panels + GAP;
-    let kernels = |outputs: usize| outputs.saturating_mul(INPUTS) + GAP;
+    let kernels = |outputs: usize| outputs.saturating_mul(inputs_at_a_time(shape)) + GAP;
     let (shared, task) = match shares_kernels(shape) {
-        true => {
-            let blocks = shape.inputs.div_ceil(INPUTS);
-            let kernels = shape.outputs.saturating_mul(shape.inputs);
-            (kernels.saturating_add(blocks * GAP), product)
-        }
+        true => (kernels(shape.outputs), product),
         false => (0, product + kernels(outputs_of_task(shape))),
     };
     let tasks = task.saturating_mul(rayon::current_num_threads());
@@ -246,15 +250,8 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
     let [down, across] = tiles(shape);
     // Tiles are counted through the batch, so that small samples share panels.
     let (all, band) = (shape.batch * down * across, band(shape));
-    let kernels = shares_kernels(shape).then(|| {
-        let blocks = (0..inputs).step_by(INPUTS);
-        let blocks: Vec<usize> = blocks.collect();
-        let blocks = blocks.into_par_iter();
-        blocks
-            .map(|first| Kernels::shared(shape, weight, first))
-            .collect::<Vec<_>>()
-    });
-    let kernels = kernels.as_deref();
+    let shared = shares_kernels(shape).then(|| Kernels::all(shape, weight));
+    let depth = inputs_at_a_time(shape);
     let mut seen = unwritten(36 * (panels_len(inputs, band.min(all)) + GAP));
     for first in (0..all).step_by(band) {
         let band = first..all.min(first + band);
@@ -288,9 +285,9 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
             let Buffers { own, product } = buffers;
             let product_point = panels * outputs.len() * PANEL + GAP;
             resize(product, 36 * product_point);
-            for (i, first) in (0..inputs).step_by(INPUTS).enumerate() {
-                let (kernels, row) = match kernels {
-                    Some(shared) => (&shared[i], outputs.start),
+            for first in (0..inputs).step_by(depth) {
+                let (kernels, row) = match &shared {
+                    Some(all) => (all, outputs.start),
                     None => {
                         own.evaluate(shape, weight, outputs.clone(), first);
                         (&*own, 0)
@@ -303,7 +300,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
                     let products = product.chunks_exact_mut(outputs.len() * PANEL);
                     for (i, product) in products.enumerate() {
                         let seen = &seen[(i * inputs + first) * PANEL..];
-                        let seen = Panels::new(seen, INPUTS.min(inputs - first));
+                        let seen = Panels::new(seen, depth.min(inputs - first));
                         let tiles = PANEL.min(band.len() - i * PANEL);
                         for mut product in strips_of(product, PANEL, 0..tiles, PANEL) {
                             match first {
@@ -342,7 +339,7 @@ struct Buffers {
     product: Vec<f32>,
 }
 
-/// The kernels of some outputs, and of [`INPUTS`] inputs or what is left, at the points: `[36, outputs, inputs]`.
+/// The kernels of some outputs and inputs at the points: `[36, outputs, inputs]`.
 #[derive(Default)]
 struct Kernels {
     values: Vec<f32>,
@@ -350,13 +347,19 @@ struct Kernels {
 }
 
 impl Kernels {
-    /// Of all outputs, and of the inputs from `first` on.
-    fn shared(shape: &Shape, weight: &[f32], first: usize) -> Self {
-        let mut kernels = Self::default();
-        kernels.evaluate(shape, weight, 0..shape.outputs, first);
-        kernels
+    /// Those of all outputs and inputs, evaluated on all threads.
+    fn all(shape: &Shape, weight: &[f32]) -> Self {
+        let (inputs, point) = (shape.inputs, shape.outputs * shape.inputs);
+        let mut values = unwritten(36 * (point + GAP));
+        strips_of(&mut values, point + GAP, 0..point, inputs)
+            .zip(weight.chunks(9 * inputs))
+            .collect::<Vec<_>>()
+            .into_par_iter()
+            .for_each(|(mut points, kernels)| vectorized!(evaluate_kernels(kernels, &mut points)));
+        Self { values, inputs }
     }
 
+    /// Becomes those of some outputs, and of [`INPUTS`] inputs from `first` on, or what is left.
     fn evaluate(&mut self, shape: &Shape, weight: &[f32], outputs: Range<usize>, first: usize) {
         self.inputs = INPUTS.min(shape.inputs - first);
         let point = outputs.len() * self.inputs;
