@@ -7,7 +7,7 @@ use candle_core::{Device, Result, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{resize, unwritten},
+    buffer::{part, unwritten},
     isa::vectorized,
     math::exp,
     product::{PANEL, Panels, Rows, panels_len},
@@ -200,7 +200,7 @@ impl Inputs<'_> {
         let q = &self.q[first_row * self.channels + out.first()..];
         let q = Rows::new(q, self.channels);
         let row = self.keys + GAP;
-        resize(scores, out.rows() * row);
+        let scores = part(scores, out.rows() * row);
         for mut block in strips_of(scores, row, 0..self.keys, self.keys) {
             block.set_product(q, keys);
         }

@@ -18,12 +18,14 @@ pub(crate) fn unwritten(len: usize) -> Vec<f32> {
     buffer
 }
 
-/// Makes `buffer` as long as that; its numbers are any.
-pub(crate) fn resize(buffer: &mut Vec<f32>, len: usize) {
+/// So much of `buffer`, which grows if need be, to be written.
+pub(crate) fn part(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
     if buffer.len() < len {
+        // The old one goes before the new one comes.
+        *buffer = Vec::new();
         *buffer = unwritten(len);
     }
-    buffer.truncate(len);
+    &mut buffer[..len]
 }
 
 /// An empty buffer with room for so much.

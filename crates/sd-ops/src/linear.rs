@@ -7,7 +7,7 @@ use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use crate::{
-    buffer::{resize, room, unwritten},
+    buffer::{part, room, unwritten},
     isa::vectorized,
     math::gelu,
     product::{PANEL, Panels, Rows, TILE},
@@ -113,7 +113,7 @@ impl LinearWeight {
             Numbers::F32(panels) => Panels::new(panels[lines].as_flattened(), inputs),
             Numbers::F16(panels) => {
                 let panel = panels[lines].as_flattened();
-                resize(buffer, panel.len());
+                let buffer = part(buffer, panel.len());
                 panel.convert_to_f32_slice(buffer);
                 Panels::new(buffer, inputs)
             }
@@ -275,7 +275,7 @@ impl Layer<'_> {
 
     fn gated(&self, x: Rows, mut out: Strip, [panel, sums]: &mut Buffers) {
         let (first, width) = (out.first(), out.width());
-        resize(sums, 2 * out.rows() * width);
+        let sums = part(sums, 2 * out.rows() * width);
         let (hidden, gates) = sums.split_at_mut(out.rows() * width);
         let gate_panel = self.outputs.div_ceil(PANEL);
         for (sums, first_bias, first_panel) in [

@@ -114,12 +114,21 @@ fn a_doubled_input_is_convolved_as_if_it_were_there() {
         let x = random(1, &[batch, inputs, height, width]);
         let weight = random(2, &[outputs, inputs, kernel, kernel]);
         let bias = random(3, &[outputs]);
-        let doubled = x.upsample_nearest2d(2 * height, 2 * width).unwrap();
-        let window = Window { stride: 1, padding };
-        let expected = conv2d(&doubled, &weight, Some(&bias), window).unwrap();
-        let found = conv2d_doubled(&x, &weight, Some(&bias), padding).unwrap();
-        assert_eq!(found.dims(), expected.dims());
-        assert!(bits(&found) == bits(&expected));
+        for less in [[0, 0], [1, 0], [0, 1], [1, 1]] {
+            let size = [2 * height - less[0], 2 * width - less[1]];
+            if size.iter().any(|side| side + 2 * padding < kernel) {
+                continue;
+            }
+            let doubled = x.upsample_nearest2d(size[0], size[1]).unwrap();
+            let window = Window { stride: 1, padding };
+            let expected = conv2d(&doubled, &weight, Some(&bias), window).unwrap();
+            let found = conv2d_doubled(&x, size, &weight, Some(&bias), padding).unwrap();
+            assert_eq!(found.dims(), expected.dims());
+            assert!(bits(&found) == bits(&expected), "{size:?}");
+        }
+        for size in [[2 * height + 1, 2 * width], [2 * height, 2 * width - 2]] {
+            assert!(conv2d_doubled(&x, size, &weight, Some(&bias), padding).is_err());
+        }
     }
 }
 

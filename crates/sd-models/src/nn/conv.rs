@@ -167,23 +167,26 @@ impl Conv2d {
         y
     }
 
-    /// [`forward`](Self::forward) of `x` with every pixel repeated in both directions, for convolutions of stride 1.
+    /// [`forward`](Self::forward) of `x` with every pixel repeated in both directions, up to a height and a width that are twice
+    /// as many or one less, for convolutions of stride 1.
     ///
     /// # Errors
     /// As [`forward`](Self::forward).
-    pub(super) fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
-        let (bias, padding) = (self.bias(x)?, self.config.padding);
+    pub(super) fn forward_doubled(&self, x: Tensor, size: [usize; 2]) -> Result<Tensor> {
+        let (bias, padding) = (self.bias(&x)?, self.config.padding);
         match &self.weight {
             Weight::Bf16(weight) => {
-                return bf16::conv2d_doubled(x, weight, bias.as_ref(), padding);
+                return bf16::conv2d_doubled(&x, size, weight, bias.as_ref(), padding);
             }
-            Weight::Stored(weight) if on_cpu(x) => {
-                return sd_ops::conv2d_doubled(x, &widened(weight, x)?, bias.as_ref(), padding);
+            Weight::Stored(weight) if on_cpu(&x) => {
+                let weight = widened(weight, &x)?;
+                return sd_ops::conv2d_doubled(&x, size, &weight, bias.as_ref(), padding);
             }
             _ => (),
         }
-        let (_, _, height, width) = x.dims4()?;
-        self.forward(&x.upsample_nearest2d(2 * height, 2 * width)?)
+        let repeated = x.upsample_nearest2d(size[0], size[1])?;
+        drop(x);
+        self.forward(&repeated)
     }
 
     /// The convolution plus `bias`, `[outputs]` or `[batch, outputs]`.

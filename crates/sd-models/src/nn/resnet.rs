@@ -257,7 +257,7 @@ impl Upsample {
         let [batch, channels, height, width] = x;
         let [height, width] = size.unwrap_or([height, width].map(|side| side.saturating_mul(2)));
         let repeated = [batch, channels, height, width];
-        if !memory.is_gpu() && Self::doubles(x, [height, width]) {
+        if !memory.is_gpu() {
             let y = self.conv.replay(memory, repeated);
             memory.release(&x);
             return y;
@@ -269,23 +269,14 @@ impl Upsample {
         y
     }
 
-    /// Whether `size` is twice that of `x`.
-    fn doubles([_, _, height, width]: [usize; 4], size: [usize; 2]) -> bool {
-        size == [height, width].map(|side| side.saturating_mul(2))
-    }
-
-    /// `[batch, channels, h, w]` to `[batch, channels, height, width]`; twice the input unless `size` is given.
+    /// `[batch, channels, h, w]` to `[batch, channels, height, width]`; twice the input unless `size` is given, whose sides may be one
+    /// less than that.
     ///
     /// # Errors
-    /// `x` has another number of channels.
+    /// `x` has another number of channels, or the size is another.
     pub fn forward(&self, x: Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
         let (_, _, height, width) = x.dims4()?;
         let (height, width) = size.unwrap_or((2 * height, 2 * width));
-        if Self::doubles(x.dims4()?.into(), [height, width]) {
-            return self.conv.forward_doubled(&x);
-        }
-        let repeated = x.upsample_nearest2d(height, width)?;
-        drop(x);
-        self.conv.forward(&repeated)
+        self.conv.forward_doubled(x, [height, width])
     }
 }

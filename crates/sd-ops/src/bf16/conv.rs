@@ -59,7 +59,7 @@ pub fn conv2d_with(
     window: Window,
     beside: Beside,
 ) -> Result<Tensor> {
-    let shape = Shape::new(x.dims4()?.into(), 1, weight.shape(), window)?;
+    let shape = Shape::new(x.dims4()?.into(), weight.shape(), window)?;
     run(shape, x, weight, bias, beside)
 }
 
@@ -69,12 +69,12 @@ pub fn conv2d_with(
 /// As there, or the weight is of a gated layer.
 pub fn conv2d_doubled(
     x: &Tensor,
+    size: [usize; 2],
     weight: &Weight,
     bias: Option<&Tensor>,
     padding: usize,
 ) -> Result<Tensor> {
-    let window = Window { stride: 1, padding };
-    let shape = Shape::new(x.dims4()?.into(), 2, weight.shape(), window)?;
+    let shape = Shape::doubled(x.dims4()?.into(), size, weight.shape(), padding)?;
     run(shape, x, weight, bias, Beside::default())
 }
 
@@ -84,7 +84,7 @@ pub fn conv2d_doubled(
 /// # Errors
 /// The sizes do not fit together.
 pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<u64> {
-    let shape = Shape::new(x, 1, weight, window)?;
+    let shape = Shape::new(x, weight, window)?;
     let plan = Plan::new(&shape);
     let image = plan.lines.saturating_mul(size_of::<Line>());
     let sums = plan.groups.saturating_mul(GROUP * size_of::<Sums>());

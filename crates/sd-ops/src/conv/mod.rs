@@ -22,7 +22,7 @@ pub(crate) struct Shape {
     pub(crate) batch: usize,
     pub(crate) inputs: usize,
     pub(crate) outputs: usize,
-    /// How often each pixel of the input is repeated in both directions.
+    /// How often each pixel of the input is repeated in both directions, the last ones perhaps less often.
     pub(crate) repeat: usize,
     /// Height and width after that, as are the two below.
     pub(crate) image: [usize; 2],
@@ -32,15 +32,9 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
-    /// Of `x [batch, inputs, height, width]`, `repeat`ed, and `weight [outputs, inputs, kernel height, kernel width]`.
-    pub(crate) fn new(
-        x: [usize; 4],
-        repeat: usize,
-        weight: [usize; 4],
-        window: Window,
-    ) -> Result<Self> {
+    /// Of `x [batch, inputs, height, width]` and `weight [outputs, inputs, kernel height, kernel width]`.
+    pub(crate) fn new(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<Self> {
         let [batch, inputs, height, width] = x;
-        let [height, width] = [height, width].map(|side| side.saturating_mul(repeat));
         let [outputs, weight_inputs, kernel_height, kernel_width] = weight;
         if inputs != weight_inputs {
             bail!("convolution of {inputs} channels by a kernel of {weight_inputs}");
@@ -61,7 +55,7 @@ impl Shape {
             batch,
             inputs,
             outputs,
-            repeat,
+            repeat: 1,
             image: [height, width],
             kernel: [kernel_height, kernel_width],
             result: [result_height, result_width],
@@ -69,15 +63,32 @@ impl Shape {
         })
     }
 
+    /// As [`new`](Self::new) with stride 1, of `x` whose pixels are repeated up to a height and a width of `size`.
+    pub(crate) fn doubled(
+        x: [usize; 4],
+        size: [usize; 2],
+        weight: [usize; 4],
+        padding: usize,
+    ) -> Result<Self> {
+        let [batch, inputs, height, width] = x;
+        if size.map(|side| side.div_ceil(2)) != [height, width] {
+            bail!("{height}x{width} doubled to {size:?}, expected twice as much, or one less");
+        }
+        let window = Window { stride: 1, padding };
+        let shape = Self::new([batch, inputs, size[0], size[1]], weight, window)?;
+        Ok(Self { repeat: 2, ..shape })
+    }
+
     /// Elements of one channel of an input.
     pub(crate) fn plane(&self) -> usize {
-        self.image.iter().map(|side| side / self.repeat).product()
+        let sides = self.image.iter().map(|side| side.div_ceil(self.repeat));
+        sides.product()
     }
 
     /// The part of a line of a `plane` from pixel `x` of the image's line `y` on.
     #[inline(always)]
     pub(crate) fn read_line(&self, plane: &[f32], [y, x]: [usize; 2], line: &mut [f32]) {
-        let width = self.image[1] / self.repeat;
+        let width = self.image[1].div_ceil(self.repeat);
         let source = &plane[y / self.repeat * width..][..width];
         if self.repeat == 1 {
             copy(&source[x..x + line.len()], line);
@@ -171,23 +182,24 @@ pub fn conv2d(
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    let shape = Shape::new(x.dims4()?.into(), 1, weight.dims4()?.into(), window)?;
+    let shape = Shape::new(x.dims4()?.into(), weight.dims4()?.into(), window)?;
     run(shape, x, weight, bias)
 }
 
-/// [`conv2d`] with stride 1 of `x` in which every pixel is repeated in both directions, `[batch, inputs, 2 * height, 2 * width]`,
-/// without making that: nearest-neighbour upsampling by two, then convolution.
+/// [`conv2d`] with stride 1 of `x` in which every pixel is repeated in both directions, without making that: nearest-neighbour
+/// upsampling, then convolution. `size` is the height and width after the upsampling, each one twice that of `x` or one less,
+/// for which the last pixels are not repeated.
 ///
 /// # Errors
-/// As [`conv2d`].
+/// As [`conv2d`], or the size is another.
 pub fn conv2d_doubled(
     x: &Tensor,
+    size: [usize; 2],
     weight: &Tensor,
     bias: Option<&Tensor>,
     padding: usize,
 ) -> Result<Tensor> {
-    let window = Window { stride: 1, padding };
-    let shape = Shape::new(x.dims4()?.into(), 2, weight.dims4()?.into(), window)?;
+    let shape = Shape::doubled(x.dims4()?.into(), size, weight.dims4()?.into(), padding)?;
     run(shape, x, weight, bias)
 }
 
@@ -219,12 +231,12 @@ fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
 }
 
 /// Bytes that [`conv2d`] holds at most during the call beside its arguments and its result, for an `x` and a `weight` of these
-/// sizes; [`conv2d_doubled`] holds as much as [`conv2d`] of an `x` of twice the sides.
+/// sizes; [`conv2d_doubled`] holds as much as [`conv2d`] of an `x` of its size.
 ///
 /// # Errors
 /// The sizes do not fit together.
 pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<u64> {
-    let shape = Shape::new(x, 1, weight, window)?;
+    let shape = Shape::new(x, weight, window)?;
     let elements = if winograd::pays(&shape) {
         winograd::scratch(&shape)
     } else {

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 
 use super::{Shape, Window};
 use crate::{
-    buffer::{resize, unwritten},
+    buffer::{part, unwritten},
     isa::vectorized,
     product::{PANEL, Panels, Rows, TILE, panels_len},
     strip::{Strip, strips, strips_of},
@@ -233,13 +233,15 @@ pub(super) fn scratch(shape: &Shape) -> u64 {
     let panels = panels_len(1, band(shape));
     let seen = panels.saturating_mul(shape.inputs) + GAP;
     let product = outputs_of_task(shape) * panels + GAP;
-    let kernels = |outputs: usize| outputs.saturating_mul(inputs_at_a_time(shape)) + GAP;
-    let (shared, task) = match shares_kernels(shape) {
-        true => (kernels(shape.outputs), product),
-        false => (0, product + kernels(outputs_of_task(shape))),
+    let threads = rayon::current_num_threads();
+    let own = outputs_of_task(shape) * INPUTS.min(shape.inputs) + GAP;
+    // At most: no larger map takes less.
+    let kernels = match shares_kernels(shape) {
+        true => (shape.outputs.saturating_mul(shape.inputs) + GAP).max(own * threads),
+        false => own * threads,
     };
-    let tasks = task.saturating_mul(rayon::current_num_threads());
-    36 * seen.saturating_add(shared).saturating_add(tasks) as u64
+    let products = product.saturating_mul(threads);
+    36 * seen.saturating_add(kernels).saturating_add(products) as u64
 }
 
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds, that of `bias` a multiple
@@ -284,7 +286,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
             let outputs = out.first() / pixels..(out.first() + out.width()) / pixels;
             let Buffers { own, product } = buffers;
             let product_point = panels * outputs.len() * PANEL + GAP;
-            resize(product, 36 * product_point);
+            let product = part(product, 36 * product_point);
             for first in (0..inputs).step_by(depth) {
                 let (kernels, row) = match &shared {
                     Some(all) => (all, outputs.start),
@@ -344,6 +346,8 @@ struct Buffers {
 struct Kernels {
     values: Vec<f32>,
     inputs: usize,
+    /// Elements from one point to the next.
+    point: usize,
 }
 
 impl Kernels {
@@ -356,15 +360,20 @@ impl Kernels {
             .collect::<Vec<_>>()
             .into_par_iter()
             .for_each(|(mut points, kernels)| vectorized!(evaluate_kernels(kernels, &mut points)));
-        Self { values, inputs }
+        Self {
+            values,
+            inputs,
+            point: point + GAP,
+        }
     }
 
     /// Becomes those of some outputs, and of [`INPUTS`] inputs from `first` on, or what is left.
     fn evaluate(&mut self, shape: &Shape, weight: &[f32], outputs: Range<usize>, first: usize) {
         self.inputs = INPUTS.min(shape.inputs - first);
         let point = outputs.len() * self.inputs;
-        resize(&mut self.values, 36 * (point + GAP));
-        let points = strips_of(&mut self.values, point + GAP, 0..point, self.inputs);
+        self.point = point + GAP;
+        let values = part(&mut self.values, 36 * self.point);
+        let points = strips_of(values, self.point, 0..point, self.inputs);
         for (output, mut points) in outputs.zip(points) {
             let kernels = &weight[(output * shape.inputs + first) * 9..][..self.inputs * 9];
             vectorized!(evaluate_kernels(kernels, &mut points));
@@ -373,7 +382,7 @@ impl Kernels {
 
     /// The kernels at a point from one output's on.
     fn rows(&self, point: usize, output: usize) -> Rows<'_> {
-        let first = point * (self.values.len() / 36) + output * self.inputs;
+        let first = point * self.point + output * self.inputs;
         Rows::new(&self.values[first..], self.inputs)
     }
 }
@@ -540,7 +549,7 @@ mod tests {
             stride: 1,
             padding: 1,
         };
-        let shape = Shape::new([1, 37, 33, 71], 1, [1, 37, 3, 3], window).unwrap();
+        let shape = Shape::new([1, 37, 33, 71], [1, 37, 3, 3], window).unwrap();
         let (kernels, plane) = (numbers(37 * 9), numbers(33 * 71));
         assert_same_bits(|| {
             let mut points = vec![0.; 36 * 37];
