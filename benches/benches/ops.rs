@@ -7,7 +7,7 @@ use std::time::Duration;
 use candle_core::{D, Module, Result, Tensor};
 use criterion::{Criterion, criterion_group, criterion_main};
 use sd_bench::input;
-use sd_ops::{LinearWeight, Window, attention, bf16, conv2d, linear, linear_geglu};
+use sd_ops::{ConvWeight, LinearWeight, Window, attention, bf16, conv2d, linear, linear_geglu};
 
 /// Layer, input `[batch, channels, height, width]`, output channels, side of the kernel, stride.
 type Convolution = (&'static str, [usize; 4], usize, usize, usize);
@@ -48,12 +48,13 @@ fn convolutions(criterion: &mut Criterion) {
         let bias = input(outputs).unwrap();
         let padding = kernel / 2;
         let sides = shape.map(|side| side.to_string()).join("x");
+        let window = Window { stride, padding };
         group.bench_function(format!("{layer}-ours/{sides}/f32"), |bencher| {
-            bencher.iter(|| conv2d(&x, &weight, Some(&bias), Window { stride, padding }).unwrap());
+            let weight = ConvWeight::new(&weight).unwrap();
+            bencher.iter(|| conv2d(&x, &weight, Some(&bias), window).unwrap());
         });
         group.bench_function(format!("{layer}-ours/{sides}/bf16"), |bencher| {
             let weight = bf16::Weight::new(&weight).unwrap();
-            let window = Window { stride, padding };
             bencher.iter(|| bf16::conv2d(&x, &weight, Some(&bias), window).unwrap());
         });
         group.bench_function(format!("{layer}-candle/{sides}/f32"), |bencher| {

@@ -7,10 +7,10 @@
 //!
 //! ```
 //! use candle_core::{DType, Device, Tensor};
-//! use sd_ops::{Window, conv2d};
+//! use sd_ops::{ConvWeight, Window, conv2d};
 //!
 //! let x = Tensor::ones((1, 3, 8, 8), DType::F32, &Device::Cpu)?;
-//! let weight = Tensor::ones((5, 3, 3, 3), DType::F32, &Device::Cpu)?;
+//! let weight = ConvWeight::new(&Tensor::ones((5, 3, 3, 3), DType::F32, &Device::Cpu)?)?;
 //! let y = conv2d(&x, &weight, None, Window { stride: 2, padding: 1 })?;
 //! assert_eq!(y.dims(), [1, 5, 4, 4]);
 //! # Ok::<(), candle_core::Error>(())
@@ -36,7 +36,7 @@ mod transpose;
 
 pub use activation::{gelu, quick_gelu};
 pub use attention::{attention, attention_scratch};
-pub use conv::{Window, conv2d, conv2d_doubled, conv2d_scratch};
+pub use conv::{ConvWeight, Window, conv2d, conv2d_doubled, conv2d_scratch};
 pub use convert::tensor_from_bytes;
 pub use layout::{concat, transpose};
 pub use linear::{LinearWeight, linear, linear_geglu};

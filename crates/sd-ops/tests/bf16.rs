@@ -4,7 +4,7 @@ mod common;
 
 use candle_core::{DType, Tensor};
 use common::{
-    ATTENTIONS, CASES, Case, LAYERS, assert_alone, bits, case, error, on_threads, random,
+    ATTENTIONS, CASES, Case, LAYERS, assert_alone, bits, case, conv2d, error, on_threads, random,
 };
 use proptest::prelude::*;
 use sd_ops::bf16::{self, Beside};
@@ -33,7 +33,7 @@ const LARGE: &[Case] = &[
 fn a_convolution_is_that_of_rounded_inputs() {
     for &sizes in CASES.iter().chain(LARGE) {
         let (x, weight, bias, window) = case(sizes);
-        let expected = sd_ops::conv2d(&rounded(&x), &rounded(&weight), Some(&bias), window);
+        let expected = conv2d(&rounded(&x), &rounded(&weight), Some(&bias), window);
         let weight = bf16::Weight::new(&weight).unwrap();
         let found = bf16::conv2d(&x, &weight, Some(&bias), window).unwrap();
         // Large ones of f32 are less exact themselves.
@@ -272,7 +272,7 @@ proptest! {
         sizes in [1..3usize, 1..6, 1..8, 1..12, 1..12, 1..6, 1..6, 1..4, 0..4]
     ) {
         let (x, weight, bias, window) = case(sizes);
-        let expected = sd_ops::conv2d(&rounded(&x), &rounded(&weight), Some(&bias), window);
+        let expected = conv2d(&rounded(&x), &rounded(&weight), Some(&bias), window);
         let weight = bf16::Weight::new(&weight).unwrap();
         match (bf16::conv2d(&x, &weight, Some(&bias), window), expected) {
             (Ok(found), Ok(expected)) => {

@@ -3,9 +3,9 @@
 mod common;
 
 use candle_core::{DType, Device, Result, Tensor};
-use common::{CASES, Case, assert_alone, bits, case, error, random, values};
+use common::{CASES, Case, assert_alone, bits, case, conv2d, error, random, values};
 use proptest::prelude::*;
-use sd_ops::{Window, conv2d, conv2d_doubled};
+use sd_ops::{ConvWeight, Window, conv2d_doubled};
 
 /// Largest error, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
@@ -122,10 +122,12 @@ fn a_doubled_input_is_convolved_as_if_it_were_there() {
             let doubled = x.upsample_nearest2d(size[0], size[1]).unwrap();
             let window = Window { stride: 1, padding };
             let expected = conv2d(&doubled, &weight, Some(&bias), window).unwrap();
+            let weight = ConvWeight::new(&weight).unwrap();
             let found = conv2d_doubled(&x, size, &weight, Some(&bias), padding).unwrap();
             assert_eq!(found.dims(), expected.dims());
             assert!(bits(&found) == bits(&expected), "{size:?}");
         }
+        let weight = ConvWeight::new(&weight).unwrap();
         for size in [[2 * height + 1, 2 * width], [2 * height, 2 * width - 2]] {
             assert!(conv2d_doubled(&x, size, &weight, Some(&bias), padding).is_err());
         }
@@ -154,6 +156,17 @@ fn views_are_read_as_what_they_show() {
         bits(&found),
         bits(&conv2d(&x, &weight, Some(&bias), window).unwrap())
     );
+}
+
+#[test]
+fn weights_of_f16_are_those_numbers() {
+    for &sizes in CASES.iter().chain(WINOGRAD_CASES) {
+        let (x, weight, bias, window) = case(sizes);
+        let narrow = weight.to_dtype(DType::F16).unwrap();
+        let wide = narrow.to_dtype(DType::F32).unwrap();
+        let conv = |weight: &Tensor| bits(&conv2d(&x, weight, Some(&bias), window).unwrap());
+        assert!(conv(&narrow) == conv(&wide), "{sizes:?}");
+    }
 }
 
 #[test]

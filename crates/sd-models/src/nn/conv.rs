@@ -7,7 +7,7 @@ use sd_ops::{
     bf16::{self, Beside},
 };
 
-use super::{Compute, GroupNorm, Ledger, on_cpu, sum, weight::Weight, widened};
+use super::{Compute, GroupNorm, Ledger, sum, weight::Weight, widened};
 
 /// The shape of a square [`Conv2d`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,9 +178,8 @@ impl Conv2d {
             Weight::Bf16(weight) => {
                 return bf16::conv2d_doubled(&x, size, weight, bias.as_ref(), padding);
             }
-            Weight::Stored(weight) if on_cpu(&x) => {
-                let weight = widened(weight, &x)?;
-                return sd_ops::conv2d_doubled(&x, size, &weight, bias.as_ref(), padding);
+            Weight::Conv(weight) => {
+                return sd_ops::conv2d_doubled(&x, size, weight, bias.as_ref(), padding);
             }
             _ => (),
         }
@@ -194,12 +193,10 @@ impl Conv2d {
         let window = self.window();
         let weight = match &self.weight {
             Weight::Bf16(weight) => return bf16::conv2d(x, weight, bias.as_ref(), window),
+            Weight::Conv(weight) => return sd_ops::conv2d(x, weight, bias.as_ref(), window),
             Weight::Stored(weight) => widened(weight, x)?,
             Weight::Linear(weight) => bail!("{weight:?} is not of a convolution"),
         };
-        if on_cpu(x) {
-            return sd_ops::conv2d(x, &weight, bias.as_ref(), window);
-        }
         let Window { stride, padding } = window;
         let y = self.checked(x)?.conv2d(&weight, padding, stride, 1, 1)?;
         match bias {
@@ -232,10 +229,9 @@ impl Conv2d {
         };
         let outputs = self.weight.dim(0);
         let y = [batch, outputs, side(height), side(width)];
-        let weight = self.weight.widened(memory);
-        memory.hold_bytes(weight);
         memory.hold(&y);
         if memory.is_gpu() {
+            memory.pass_bytes(self.weight.widened(memory));
             // Candle lays out what the kernel sees at every pixel, and transposes the product.
             let [_, _, height, width] = y;
             let columns = [batch, height, width, inputs * kernel * kernel + outputs];
@@ -244,13 +240,12 @@ impl Conv2d {
             let window = self.window();
             let weight = [outputs, inputs, kernel, kernel];
             let scratch = match self.weight.compute() {
-                Compute::F32 => sd_ops::conv2d_scratch(x, weight, window),
+                Compute::F32 => sd_ops::conv2d_scratch(x, weight, self.weight.dtype(), window),
                 Compute::Bf16 => bf16::conv2d_scratch(x, weight, window),
             };
             // Sizes that do not fit fail in `forward`, before they take anything.
             memory.pass_bytes(scratch.unwrap_or(0));
         }
-        memory.release_bytes(weight);
         y
     }
 

@@ -1,6 +1,6 @@
 //! `y = x W^T + b`.
 
-use candle_core::{Result, Shape, Tensor};
+use candle_core::{Result, Shape, Tensor, bail};
 use candle_nn::VarBuilder;
 use sd_ops::{LinearWeight, bf16};
 
@@ -101,6 +101,7 @@ impl Linear {
                 return sd_ops::linear(x, &LinearWeight::new(weight)?, bias.as_ref());
             }
             Weight::Stored(weight) => widened(weight, x)?.t()?,
+            Weight::Conv(weight) => bail!("{weight:?} is not of a linear layer"),
         };
         let mut dims = x.dims().to_vec();
         if let Some(last) = dims.last_mut() {
@@ -128,7 +129,7 @@ impl Linear {
             Weight::Stored(weight) if on_cpu(x) => {
                 sd_ops::linear_geglu(x, &LinearWeight::gated(weight)?, bias.as_ref())
             }
-            Weight::Stored(_) => geglu(&self.forward(x)?),
+            Weight::Stored(_) | Weight::Conv(_) => geglu(&self.forward(x)?),
         }
     }
 
@@ -147,7 +148,7 @@ impl Linear {
         let inputs = self.weight.dim(1);
         match x.dims() {
             [_, .., last] if *last == inputs => Ok(()),
-            _ => candle_core::bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
+            _ => bail!("linear layer of {inputs} inputs applied to {:?}", x.shape()),
         }
     }
 }

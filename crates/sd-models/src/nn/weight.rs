@@ -1,7 +1,7 @@
 //! The weights of linear layers and convolutions.
 
 use candle_core::{DType, Result, Tensor};
-use sd_ops::{LinearWeight, bf16};
+use sd_ops::{ConvWeight, LinearWeight, bf16};
 
 use super::Ledger;
 
@@ -28,8 +28,10 @@ impl Compute {
 /// A weight: `[outputs, inputs]`, or `[outputs, inputs, kernel height, kernel width]`.
 #[derive(Debug, Clone)]
 pub(super) enum Weight {
-    /// As it was loaded: on the CPU in f32, convolutions, and linear layers that would take more memory when laid out.
+    /// As it was loaded: on the CPU linear layers that would take more memory when laid out.
     Stored(Tensor),
+    /// On the CPU, of a convolution, laid out for products of f32.
+    Conv(ConvWeight),
     /// On the CPU, of a linear layer, laid out for products of f32.
     Linear(LinearWeight),
     /// On the CPU, laid out for products of bf16.
@@ -59,7 +61,9 @@ impl Weight {
 
     /// Of a convolution.
     pub(super) fn conv(weight: Tensor) -> Result<Self> {
-        Self::new(weight, bf16::Weight::new, |weight| Ok(Self::Stored(weight)))
+        Self::new(weight, bf16::Weight::new, |weight| {
+            ConvWeight::new(&weight).map(Self::Conv)
+        })
     }
 
     fn new(
@@ -82,6 +86,7 @@ impl Weight {
     pub(super) fn dim(&self, i: usize) -> usize {
         match self {
             Self::Stored(weight) => weight.dims()[i],
+            Self::Conv(weight) => weight.shape()[i],
             Self::Linear(weight) => weight.shape()[i],
             Self::Bf16(weight) => weight.shape()[i],
         }
@@ -90,6 +95,7 @@ impl Weight {
     pub(super) fn dtype(&self) -> DType {
         match self {
             Self::Stored(weight) => weight.dtype(),
+            Self::Conv(weight) => weight.dtype(),
             Self::Linear(weight) => weight.dtype(),
             Self::Bf16(_) => DType::BF16,
         }

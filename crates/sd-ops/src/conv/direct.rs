@@ -6,7 +6,7 @@
 
 use rayon::prelude::*;
 
-use super::{Shape, Window};
+use super::{ConvWeight, Shape, Window, weight::BLOCK};
 use crate::buffer::unwritten;
 use crate::product::{PANEL, Panels, Rows};
 use crate::strip::{Strip, strips_of};
@@ -32,7 +32,7 @@ fn band(shape: &Shape) -> usize {
     (BAND / panel.max(1)).max(1)
 }
 
-/// Elements that [`conv`] holds at most.
+/// Elements that [`conv`] holds at most, beside a weight in f32.
 pub(super) fn scratch(shape: &Shape) -> u64 {
     let panels = shape.result_pixels().div_ceil(PANEL);
     let panels = panels.saturating_mul(shape.batch).min(band(shape));
@@ -41,7 +41,7 @@ pub(super) fn scratch(shape: &Shape) -> u64 {
 }
 
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, that of `bias` a multiple of its outputs.
-pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
+pub(super) fn conv(shape: &Shape, x: &[f32], weight: &ConvWeight, bias: &[f32], out: &mut [f32]) {
     if out.is_empty() {
         return;
     }
@@ -57,6 +57,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: 
         .collect();
     let depth = shape.inputs * shape.taps();
     let most = panels.len().min(band(shape));
+    let weight = weight.widened();
     let mut seen = unwritten(most * depth * PANEL);
     for band in panels.chunks(most) {
         let seen = &mut seen[..band.len() * depth * PANEL];
@@ -120,27 +121,39 @@ fn plan<'a>(shape: &Shape, band: &[Panel], out: &'a mut [f32]) -> Vec<Task<'a>> 
     tasks
 }
 
-/// Writes what the kernel sees at the pixels of a band: `[panels, inputs, taps, PANEL]`.
+/// Writes what the kernel sees at the pixels of a band: `[panels, inputs * taps, PANEL]`, in the order of the weight.
 fn gather(shape: &Shape, x: &[f32], band: &[Panel], seen: &mut [f32]) {
-    let plane = shape.plane();
-    seen.par_chunks_mut(shape.taps() * PANEL)
-        .enumerate()
-        .with_min_len(16)
-        .for_each(|(i, seen)| {
-            let (panel, input) = (band[i / shape.inputs], i % shape.inputs);
-            let plane = &x[(panel.sample * shape.inputs + input) * plane..][..plane];
+    let (plane, taps) = (shape.plane(), shape.taps());
+    let panels = seen.par_chunks_mut(shape.inputs * taps * PANEL);
+    panels
+        .zip(band)
+        .flat_map(|(seen, panel)| {
+            let blocks = seen.par_chunks_mut(BLOCK * taps * PANEL).enumerate();
+            blocks.map(move |(i, seen)| (panel, i * BLOCK, seen))
+        })
+        .for_each(|(panel, first, seen)| {
+            let first = (panel.sample * shape.inputs + first) * plane;
+            let inputs = seen.len() / (taps * PANEL);
             let taps = (0..shape.kernel[0]).flat_map(|y| (0..shape.kernel[1]).map(move |x| [y, x]));
-            for (row, tap) in seen.chunks_exact_mut(PANEL).zip(taps) {
-                let (mut rest, mut pixel) = (&mut row[..panel.width], panel.first);
-                while !rest.is_empty() {
-                    let [y, x] = [pixel / shape.result[1], pixel % shape.result[1]];
-                    let line = rest.len().min(shape.result[1] - x);
-                    let (now, later) = rest.split_at_mut(line);
-                    gather_line(shape, plane, tap, [y, x], now);
-                    (rest, pixel) = (later, pixel + line);
+            for (rows, tap) in seen.chunks_exact_mut(inputs * PANEL).zip(taps) {
+                for (input, row) in rows.chunks_exact_mut(PANEL).enumerate() {
+                    let plane = &x[first + input * plane..][..plane];
+                    gather_row(shape, plane, tap, panel, row);
                 }
             }
         });
+}
+
+/// Writes what one tap sees at the pixels of a panel.
+fn gather_row(shape: &Shape, plane: &[f32], tap: [usize; 2], panel: &Panel, row: &mut [f32]) {
+    let (mut rest, mut pixel) = (&mut row[..panel.width], panel.first);
+    while !rest.is_empty() {
+        let [y, x] = [pixel / shape.result[1], pixel % shape.result[1]];
+        let line = rest.len().min(shape.result[1] - x);
+        let (now, later) = rest.split_at_mut(line);
+        gather_line(shape, plane, tap, [y, x], now);
+        (rest, pixel) = (later, pixel + line);
+    }
 }
 
 /// Writes what one tap sees along a line of the result that starts at `[y, x]`.

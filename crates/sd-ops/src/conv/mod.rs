@@ -1,11 +1,14 @@
 //! Two-dimensional convolution.
 
 mod direct;
+mod weight;
 mod winograd;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::{buffer::unwritten, values};
+
+pub use weight::ConvWeight;
 
 /// How a kernel moves over the input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,8 +171,8 @@ fn copy(from: &[f32], to: &mut [f32]) {
 }
 
 /// Convolves `x [batch, inputs, height, width]` with `weight [outputs, inputs, kernel height, kernel width]`, adds
-/// `bias [outputs]`, or `[batch, outputs]` of each sample's own: `[batch, outputs, height', width']`. All are f32 on the CPU. No
-/// gradient is recorded.
+/// `bias [outputs]`, or `[batch, outputs]` of each sample's own: `[batch, outputs, height', width']`. `x` and the bias are f32 on
+/// the CPU. No gradient is recorded.
 ///
 /// Errors are some 5e-7 of the largest result; 4e-6 for 3x3 kernels of stride 1 and padding 1 with at least 32
 /// channels on both sides and 16 pixels in both directions.
@@ -178,11 +181,11 @@ fn copy(from: &[f32], to: &mut [f32]) {
 /// A tensor is of another shape, dtype or device; the stride is 0; the kernel is larger than the padded input.
 pub fn conv2d(
     x: &Tensor,
-    weight: &Tensor,
+    weight: &ConvWeight,
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    let shape = Shape::new(x.dims4()?.into(), weight.dims4()?.into(), window)?;
+    let shape = Shape::new(x.dims4()?.into(), weight.shape(), window)?;
     run(shape, x, weight, bias)
 }
 
@@ -195,20 +198,20 @@ pub fn conv2d(
 pub fn conv2d_doubled(
     x: &Tensor,
     size: [usize; 2],
-    weight: &Tensor,
+    weight: &ConvWeight,
     bias: Option<&Tensor>,
     padding: usize,
 ) -> Result<Tensor> {
-    let shape = Shape::doubled(x.dims4()?.into(), size, weight.dims4()?.into(), padding)?;
+    let shape = Shape::doubled(x.dims4()?.into(), size, weight.shape(), padding)?;
     run(shape, x, weight, bias)
 }
 
-fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+fn run(shape: Shape, x: &Tensor, weight: &ConvWeight, bias: Option<&Tensor>) -> Result<Tensor> {
     let bias = shape.bias(bias)?;
     let mut out = unwritten(shape.result_len()?);
-    let (x, weight) = (x.contiguous()?, weight.contiguous()?);
+    let x = x.contiguous()?;
     {
-        let [x, weight, bias] = [&x, &weight, &bias].map(Tensor::storage_and_layout);
+        let [x, bias] = [&x, &bias].map(Tensor::storage_and_layout);
         let conv = if winograd::pays(&shape) {
             winograd::conv
         } else {
@@ -217,7 +220,7 @@ fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
         conv(
             &shape,
             values(&x.0, x.1)?,
-            values(&weight.0, weight.1)?,
+            weight,
             values(&bias.0, bias.1)?,
             &mut out,
         );
@@ -231,16 +234,27 @@ fn run(shape: Shape, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
 }
 
 /// Bytes that [`conv2d`] holds at most during the call beside its arguments and its result, for an `x` and a `weight` of these
-/// sizes; [`conv2d_doubled`] holds as much as [`conv2d`] of an `x` of its size.
+/// sizes and of `dtype`; [`conv2d_doubled`] holds as much as [`conv2d`] of an `x` of its size.
 ///
 /// # Errors
 /// The sizes do not fit together.
-pub fn conv2d_scratch(x: [usize; 4], weight: [usize; 4], window: Window) -> Result<u64> {
+pub fn conv2d_scratch(
+    x: [usize; 4],
+    weight: [usize; 4],
+    dtype: DType,
+    window: Window,
+) -> Result<u64> {
     let shape = Shape::new(x, weight, window)?;
     let elements = if winograd::pays(&shape) {
         winograd::scratch(&shape)
     } else {
-        direct::scratch(&shape)
+        let widened = match dtype {
+            DType::F32 => 0,
+            _ => weight
+                .iter()
+                .fold(1, |len: usize, n| len.saturating_mul(*n)),
+        };
+        direct::scratch(&shape).saturating_add(widened as u64)
     };
     Ok(elements.saturating_mul(size_of::<f32>() as u64))
 }

@@ -12,14 +12,13 @@ use std::ops::{Add, Mul, Range, Sub};
 
 use rayon::prelude::*;
 
-use super::{Shape, Window};
+use super::{ConvWeight, Shape, Window, weight::BLOCK};
 use crate::{
     buffer::{part, unwritten},
     isa::vectorized,
     product::{PANEL, Panels, Rows, TILE, panels_len},
     strip::{Strip, strips, strips_of},
     tasks,
-    transpose::transpose,
 };
 
 /// The points, and their squares.
@@ -38,8 +37,8 @@ const GAP: usize = 16;
 /// Outputs and inputs whose kernels are in work at a time on a thread, at most: half a megabyte at the points.
 const OUTPUTS: usize = 96;
 const INPUTS: usize = 64;
-/// Tiles that the arithmetic runs on side by side.
-const LANES: usize = 16;
+/// Tiles, or inputs of a kernel, that the arithmetic runs on side by side.
+const LANES: usize = BLOCK;
 
 #[derive(Clone, Copy)]
 struct Lanes([f32; LANES]);
@@ -246,7 +245,7 @@ pub(super) fn scratch(shape: &Shape) -> u64 {
 
 /// Convolves samples `x` to `out`; the slices' lengths are those of `shape`, for which [`pays`] holds, that of `bias` a multiple
 /// of its outputs.
-pub(super) fn conv(shape: &Shape, x: &[f32], weight: &[f32], bias: &[f32], out: &mut [f32]) {
+pub(super) fn conv(shape: &Shape, x: &[f32], weight: &ConvWeight, bias: &[f32], out: &mut [f32]) {
     let (pixels, plane_len) = (shape.result_pixels(), shape.plane());
     let inputs = shape.inputs;
     let [down, across] = tiles(shape);
@@ -352,14 +351,22 @@ struct Kernels {
 
 impl Kernels {
     /// Those of all outputs and inputs, evaluated on all threads.
-    fn all(shape: &Shape, weight: &[f32]) -> Self {
+    fn all(shape: &Shape, weight: &ConvWeight) -> Self {
         let (inputs, point) = (shape.inputs, shape.outputs * shape.inputs);
         let mut values = unwritten(36 * (point + GAP));
         strips_of(&mut values, point + GAP, 0..point, inputs)
-            .zip(weight.chunks(9 * inputs))
             .collect::<Vec<_>>()
             .into_par_iter()
-            .for_each(|(mut points, kernels)| vectorized!(evaluate_kernels(kernels, &mut points)));
+            .enumerate()
+            .for_each(|(output, points)| {
+                for (i, mut points) in points.parts(INPUTS).enumerate() {
+                    let first = i * INPUTS;
+                    let mut buffer = [0.; 9 * INPUTS];
+                    let kernels = first..first + points.width();
+                    let kernels = weight.kernels(output, kernels, &mut buffer);
+                    vectorized!(evaluate_kernels(kernels, &mut points));
+                }
+            });
         Self {
             values,
             inputs,
@@ -368,14 +375,21 @@ impl Kernels {
     }
 
     /// Becomes those of some outputs, and of [`INPUTS`] inputs from `first` on, or what is left.
-    fn evaluate(&mut self, shape: &Shape, weight: &[f32], outputs: Range<usize>, first: usize) {
+    fn evaluate(
+        &mut self,
+        shape: &Shape,
+        weight: &ConvWeight,
+        outputs: Range<usize>,
+        first: usize,
+    ) {
         self.inputs = INPUTS.min(shape.inputs - first);
         let point = outputs.len() * self.inputs;
         self.point = point + GAP;
         let values = part(&mut self.values, 36 * self.point);
         let points = strips_of(values, self.point, 0..point, self.inputs);
         for (output, mut points) in outputs.zip(points) {
-            let kernels = &weight[(output * shape.inputs + first) * 9..][..self.inputs * 9];
+            let mut buffer = [0.; 9 * INPUTS];
+            let kernels = weight.kernels(output, first..first + self.inputs, &mut buffer);
             vectorized!(evaluate_kernels(kernels, &mut points));
         }
     }
@@ -423,32 +437,18 @@ fn runs(shape: &Shape, tiles: Range<usize>, origin: usize) -> impl Iterator<Item
     })
 }
 
-/// `kernels [inputs, 9]` to the 36 rows of `points`.
+/// The kernels of some inputs, in blocks of `[9, inputs]`, to the 36 rows of `points`.
 #[inline(always)]
 fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
-    let inputs = kernels.len() / 9;
-    for first in (0..inputs).step_by(LANES) {
-        let count = LANES.min(inputs - first);
-        // A kernel a row; the columns are their taps, and what follows.
-        let mut square = [[0u32; LANES]; LANES];
-        for (l, row) in square.iter_mut().enumerate().take(count) {
-            let kernel = &kernels[(first + l) * 9..];
-            match kernel.first_chunk::<LANES>() {
-                Some(taps) => *row = taps.map(f32::to_bits),
-                None => {
-                    let taps = row.iter_mut().zip(kernel);
-                    taps.for_each(|(bits, tap)| *bits = tap.to_bits());
-                }
-            }
-        }
-        transpose(&mut square);
+    for (i, block) in kernels.chunks(9 * BLOCK).enumerate() {
+        let inputs = block.len() / 9;
         let mut taps = [[Lanes::ZERO; 3]; 3];
-        for (tap, bits) in taps.as_flattened_mut().iter_mut().zip(&square) {
-            *tap = Lanes(bits.map(f32::from_bits));
+        for (i, tap) in taps.as_flattened_mut().iter_mut().enumerate() {
+            *tap = Lanes::read(&block[i * inputs..][..inputs]);
         }
         let values = both_ways(&taps, kernel_at_points);
-        for (i, values) in values.as_flattened().iter().enumerate() {
-            values.write(count, &mut points.row(i)[first..]);
+        for (point, values) in values.as_flattened().iter().enumerate() {
+            values.write(inputs, &mut points.row(point)[i * BLOCK..]);
         }
     }
 }

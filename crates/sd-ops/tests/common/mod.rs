@@ -3,8 +3,8 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-use candle_core::{DType, Device, Tensor};
-use sd_ops::Window;
+use candle_core::{DType, Device, Result, Tensor};
+use sd_ops::{ConvWeight, Window};
 
 /// Fills memory with bits that are no number in f32 or bf16: a result that nobody wrote is none either.
 struct NoNumbers;
@@ -119,6 +119,16 @@ pub(crate) fn case(
         random(3, &[outputs]),
         Window { stride, padding },
     )
+}
+
+/// The convolution in f32 with a weight that is not laid out yet.
+pub(crate) fn conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    sd_ops::conv2d(x, &ConvWeight::new(weight)?, bias, window)
 }
 
 /// Asserts that a convolution of a case gives each sample the same bits on any number of threads and in any batch.
