@@ -10,6 +10,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Smaller blocks are the system's.
 const SMALLEST: usize = 1 << 20;
+/// Smaller ones still start at a line of the cache from this size on: vectors that lie in two lines take longer to read.
+const ALIGNED: usize = 4096;
+const CACHE_LINE: usize = 64;
 /// Large pages, where a system has them.
 const LARGE_PAGE: usize = 2 << 20;
 /// Blocks that are kept at most: more than a network has results of different sizes.
@@ -176,6 +179,15 @@ fn block(layout: Layout) -> Option<Layout> {
     Layout::from_size_align(size, align).ok()
 }
 
+/// The system's layout for memory of `layout` that is no block.
+fn small(layout: Layout) -> Layout {
+    let lines = Layout::from_size_align(layout.size(), layout.align().max(CACHE_LINE));
+    match lines {
+        Ok(lines) if layout.size() >= ALIGNED => lines,
+        _ => layout,
+    }
+}
+
 /// Where blocks come from. The C library's allocator would keep some of what it is given back, between what is still in use.
 #[cfg(target_os = "linux")]
 mod system {
@@ -279,7 +291,7 @@ unsafe impl GlobalAlloc for Recycler {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let Some(block) = block(layout) else {
             // SAFETY: the caller's.
-            return unsafe { System.alloc(layout) };
+            return unsafe { System.alloc(small(layout)) };
         };
         let mut blocks = self.blocks();
         blocks.used_bytes += block.size();
@@ -304,7 +316,7 @@ unsafe impl GlobalAlloc for Recycler {
                 blocks.keep(Block { start, layout });
             }
             // SAFETY: the caller's.
-            _ => unsafe { System.dealloc(start, layout) },
+            _ => unsafe { System.dealloc(start, small(layout)) },
         }
     }
 
@@ -315,7 +327,9 @@ unsafe impl GlobalAlloc for Recycler {
         // SAFETY: the caller's; the copied bytes lie inside both blocks.
         unsafe {
             match (block(layout), block(wanted)) {
-                (None, None) => System.realloc(start, layout, size),
+                (None, None) if small(layout) == layout && small(wanted) == wanted => {
+                    System.realloc(start, layout, size)
+                }
                 (Some(before), Some(after)) if before == after => start,
                 _ => {
                     let moved = self.alloc(wanted);
