@@ -10,7 +10,7 @@ use crate::{
     buffer::{part, unwritten},
     isa::vectorized,
     math::exp,
-    product::{PANEL, Panels, Rows, panels_len},
+    product::{PANEL, Panels, Rows, Start, panels_len},
     strip::{Strip, strips, strips_of},
     tasks, values,
 };
@@ -202,7 +202,7 @@ impl Inputs<'_> {
         let row = self.keys + GAP;
         let scores = part(scores, out.rows() * row);
         for mut block in strips_of(scores, row, 0..self.keys, self.keys) {
-            block.set_product(q, keys);
+            block.set_product(Start::Zero, q, keys);
         }
         let scale = (self.head as f32).sqrt().recip();
         let sums: Vec<f32> = scores
@@ -215,7 +215,7 @@ impl Inputs<'_> {
                 vectorized!(exponentials(seen, scale))
             })
             .collect();
-        out.set_product(Rows::new(scores, row), values);
+        out.set_product(Start::Zero, Rows::new(scores, row), values);
         for (i, sum) in sums.into_iter().enumerate() {
             let norm = sum.recip();
             out.row(i).iter_mut().for_each(|v| *v *= norm);

@@ -10,7 +10,7 @@ use crate::{
     buffer::{part, room, unwritten},
     isa::vectorized,
     math::gelu,
-    product::{PANEL, Panels, Rows, TILE},
+    product::{PANEL, Panels, Rows, Start, TILE},
     strip::{Strip, strips},
     tasks, values,
 };
@@ -266,11 +266,8 @@ impl Layer<'_> {
     /// A panel's outputs.
     fn plain(&self, x: Rows, mut out: Strip, [panel, _]: &mut Buffers) {
         let first = out.first();
-        let bias = &self.bias[first..][..out.width()];
-        for i in 0..out.rows() {
-            out.row(i).copy_from_slice(bias);
-        }
-        out.add_product(x, self.weight.panel(first / PANEL, panel));
+        let bias = Start::Columns(&self.bias[first..]);
+        out.set_product(bias, x, self.weight.panel(first / PANEL, panel));
     }
 
     fn gated(&self, x: Rows, mut out: Strip, [panel, sums]: &mut Buffers) {
@@ -282,12 +279,9 @@ impl Layer<'_> {
             (&mut *hidden, first, 0),
             (&mut *gates, self.outputs + first, gate_panel),
         ] {
-            let bias = &self.bias[first_bias..][..width];
-            sums.chunks_exact_mut(width)
-                .for_each(|row| row.copy_from_slice(bias));
             for mut sums in strips(sums, width, width) {
                 let panel = self.weight.panel(first_panel + first / PANEL, panel);
-                sums.add_product(x, panel);
+                sums.set_product(Start::Columns(&self.bias[first_bias..]), x, panel);
             }
         }
         vectorized!(gate(hidden, gates));

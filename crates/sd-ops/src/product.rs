@@ -62,6 +62,18 @@ impl<'a> Panels<'a> {
     }
 }
 
+/// What a product is added to.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    Zero,
+    /// What the target holds.
+    Target,
+    /// One number for each row.
+    Rows(&'a [f32]),
+    /// One number for each column.
+    Columns(&'a [f32]),
+}
+
 /// A matrix to write: rows that start `stride` elements apart.
 pub(crate) struct Target<'a> {
     start: *mut f32,
@@ -85,33 +97,38 @@ impl Target<'_> {
         }
     }
 
-    /// Becomes the product of `a [rows, depth]` and `b [depth, columns]`, or has it added.
+    /// Becomes `start` plus the product of `a [rows, depth]` and `b [depth, columns]`.
     ///
     /// # Panics
-    /// `a` or `b` is smaller than that.
-    pub(crate) fn product(&mut self, a: Rows, b: Panels, add: bool) {
-        self.product_by(Isa::best(), a, b, add);
+    /// One of them is smaller than that.
+    pub(crate) fn product(&mut self, start: Start, a: Rows, b: Panels) {
+        self.product_by(Isa::best(), start, a, b);
     }
 
-    fn product_by(&mut self, isa: Isa, a: Rows, b: Panels, add: bool) {
+    fn product_by(&mut self, isa: Isa, start: Start, a: Rows, b: Panels) {
         let (rows, columns) = (self.rows, self.columns);
         assert!(a.holds(rows, b.depth), "{rows} rows of {}", b.depth);
         let panels = panels_len(b.depth, columns);
         assert!(b.data.len() >= panels, "{columns} columns of {}", b.depth);
-        // SAFETY: the asserts keep all reads inside `a` and `b`, and this is a target of `rows` and `columns`. `isa` is one that
+        match start {
+            Start::Rows(each) => assert!(each.len() >= rows, "{rows} rows"),
+            Start::Columns(each) => assert!(each.len() >= columns, "{columns} columns"),
+            Start::Zero | Start::Target => (),
+        }
+        // SAFETY: the asserts keep all reads inside `a`, `b` and `start`, and this is a target of `rows` and `columns`. `isa` is one that
         // the machine has, and the vectors are its own.
         unsafe {
             match isa {
-                Isa::Portable => blocks::<Portable>(self, a, b, add),
+                Isa::Portable => blocks::<Portable>(self, start, a, b),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => isa.run(
                     #[inline(always)]
-                    || blocks::<std::arch::x86_64::__m256>(self, a, b, add),
+                    || blocks::<std::arch::x86_64::__m256>(self, start, a, b),
                 ),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => isa.run(
                     #[inline(always)]
-                    || blocks::<std::arch::x86_64::__m512>(self, a, b, add),
+                    || blocks::<std::arch::x86_64::__m512>(self, start, a, b),
                 ),
             }
         }
@@ -256,21 +273,22 @@ mod x86 {
 }
 
 /// Part of a product: `depth` of the inner dimension.
-struct Block {
+struct Block<'a> {
     /// The first row of `a`, and elements from one to the next.
     a: *const f32,
     a_stride: usize,
     /// The first row of some columns of a panel.
     b: *const f32,
     depth: usize,
-    add: bool,
+    /// Of all rows, and of these columns.
+    start: Start<'a>,
 }
 
 /// # Safety
-/// `a` holds the rows of `target`, and `b` its columns; the machine has the instructions of `V`, which the caller is compiled
+/// `a` holds the rows of `target`, `b` its columns, and `start` both; the machine has the instructions of `V`, which the caller is compiled
 /// for.
 #[inline(always)]
-unsafe fn blocks<V: Vector>(target: &mut Target, a: Rows, b: Panels, add: bool) {
+unsafe fn blocks<V: Vector>(target: &mut Target, start: Start, a: Rows, b: Panels) {
     let pass = V::LANES * V::PASS;
     let block = b.depth.div_ceil(b.depth.div_ceil(DEPTH).max(1)).max(1);
     for first in (0..b.depth.max(1)).step_by(block) {
@@ -285,7 +303,11 @@ unsafe fn blocks<V: Vector>(target: &mut Target, a: Rows, b: Panels, add: bool) 
                     a_stride: a.stride,
                     b: panel.wrapping_add(first * PANEL + column % PANEL),
                     depth,
-                    add: add || first > 0,
+                    start: match start {
+                        _ if first > 0 => Start::Target,
+                        Start::Columns(each) => Start::Columns(&each[column..]),
+                        start => start,
+                    },
                 };
                 let out = target.start.add(column);
                 let (stride, rows) = (target.stride, target.rows);
@@ -319,20 +341,27 @@ unsafe fn tiles<V: Vector, const N: usize>(
         // SAFETY: the row is one of the target's.
         unsafe {
             let out = out.add(row * stride);
-            let a = block.a.wrapping_add(row * block.a_stride);
+            let block = &Block {
+                a: block.a.wrapping_add(row * block.a_stride),
+                start: match block.start {
+                    Start::Rows(each) => Start::Rows(&each[row..]),
+                    start => start,
+                },
+                ..*block
+            };
             match at_a_time.min(rows - row) {
-                1 => tile::<V, 1, N>(block, a, out, stride, columns),
-                2 => tile::<V, 2, N>(block, a, out, stride, columns),
-                3 => tile::<V, 3, N>(block, a, out, stride, columns),
-                4 => tile::<V, 4, N>(block, a, out, stride, columns),
-                5 => tile::<V, 5, N>(block, a, out, stride, columns),
-                6 => tile::<V, 6, N>(block, a, out, stride, columns),
-                7 => tile::<V, 7, N>(block, a, out, stride, columns),
-                8 => tile::<V, 8, N>(block, a, out, stride, columns),
-                9 => tile::<V, 9, N>(block, a, out, stride, columns),
-                10 => tile::<V, 10, N>(block, a, out, stride, columns),
-                11 => tile::<V, 11, N>(block, a, out, stride, columns),
-                _ => tile::<V, 12, N>(block, a, out, stride, columns),
+                1 => tile::<V, 1, N>(block, out, stride, columns),
+                2 => tile::<V, 2, N>(block, out, stride, columns),
+                3 => tile::<V, 3, N>(block, out, stride, columns),
+                4 => tile::<V, 4, N>(block, out, stride, columns),
+                5 => tile::<V, 5, N>(block, out, stride, columns),
+                6 => tile::<V, 6, N>(block, out, stride, columns),
+                7 => tile::<V, 7, N>(block, out, stride, columns),
+                8 => tile::<V, 8, N>(block, out, stride, columns),
+                9 => tile::<V, 9, N>(block, out, stride, columns),
+                10 => tile::<V, 10, N>(block, out, stride, columns),
+                11 => tile::<V, 11, N>(block, out, stride, columns),
+                _ => tile::<V, 12, N>(block, out, stride, columns),
             }
         }
     }
@@ -346,12 +375,12 @@ unsafe fn tiles<V: Vector, const N: usize>(
 #[inline(always)]
 unsafe fn tile<V: Vector, const M: usize, const N: usize>(
     block: &Block,
-    a: *const f32,
     out: *mut f32,
     stride: usize,
     columns: usize,
 ) {
-    // SAFETY: the caller's: `a` has `M` rows of `depth`, a panel's row has `N` vectors, and `out` has `M` rows of `columns`.
+    // SAFETY: the caller's: `a` has `M` rows of `depth`, a panel's row has `N` vectors, `out` has `M` rows of `columns`, and
+    // `start` as many of what it has.
     unsafe {
         let zero = V::splat(0.);
         let mut sums = [[zero; N]; M];
@@ -366,7 +395,7 @@ unsafe fn tile<V: Vector, const M: usize, const N: usize>(
                 b[j] = V::load(block.b.add(k * PANEL + j * V::LANES));
             }
             for i in 0..M {
-                let a = V::splat(*a.add(i * block.a_stride + k));
+                let a = V::splat(*block.a.add(i * block.a_stride + k));
                 for j in 0..N {
                     sums[i][j] = sums[i][j].plus_product(a, b[j]);
                 }
@@ -374,25 +403,45 @@ unsafe fn tile<V: Vector, const M: usize, const N: usize>(
         }
         for i in 0..M {
             for j in 0..N {
-                let out = out.add(i * stride + j * V::LANES);
                 let inside = columns - j * V::LANES;
-                if inside >= V::LANES {
-                    let sum = if block.add {
-                        V::load(out).plus(sums[i][j])
-                    } else {
-                        sums[i][j]
-                    };
-                    sum.store(out);
-                } else {
-                    let mut last = [0f32; PANEL];
-                    sums[i][j].store(last.as_mut_ptr());
-                    for (l, sum) in last.iter().enumerate().take(inside) {
-                        let out = out.add(l);
-                        *out = if block.add { *out + sum } else { *sum };
-                    }
-                }
+                let out = out.add(i * stride + j * V::LANES);
+                let before = match block.start {
+                    Start::Zero => zero,
+                    Start::Target => load_part(out, inside),
+                    Start::Rows(each) => V::splat(*each.get_unchecked(i)),
+                    Start::Columns(each) => load_part(each.as_ptr().add(j * V::LANES), inside),
+                };
+                store_part(before.plus(sums[i][j]), out, inside);
             }
         }
+    }
+}
+
+/// A vector of the first `count` elements, if there are fewer than it has.
+#[inline(always)]
+unsafe fn load_part<V: Vector>(from: *const f32, count: usize) -> V {
+    // SAFETY: the caller's: there are `count`, or as many as a vector has.
+    unsafe {
+        if count >= V::LANES {
+            return V::load(from);
+        }
+        let mut part = [0f32; PANEL];
+        part.as_mut_ptr().copy_from_nonoverlapping(from, count);
+        V::load(part.as_ptr())
+    }
+}
+
+/// Writes the first `count` elements, if there are fewer than the vector has.
+#[inline(always)]
+unsafe fn store_part<V: Vector>(vector: V, to: *mut f32, count: usize) {
+    // SAFETY: the caller's: there is room for `count`, or for as many as a vector has.
+    unsafe {
+        if count >= V::LANES {
+            return vector.store(to);
+        }
+        let mut part = [0f32; PANEL];
+        vector.store(part.as_mut_ptr());
+        to.copy_from_nonoverlapping(part.as_ptr(), count);
     }
 }
 
@@ -406,8 +455,10 @@ mod tests {
             .collect()
     }
 
+    const STARTS: [&str; 4] = ["zero", "target", "rows", "columns"];
+
     /// The product by `isa` into a matrix of wider rows, and whether the rest of it stayed as it was.
-    fn product(isa: Isa, [rows, columns, depth]: [usize; 3], add: bool) -> (Vec<f32>, bool) {
+    fn product(isa: Isa, [rows, columns, depth]: [usize; 3], start: &str) -> (Vec<f32>, bool) {
         let (a, b) = (
             numbers(rows * (depth + 3), 1),
             numbers(panels_len(depth, columns), 2),
@@ -417,7 +468,14 @@ mod tests {
         let before = out.clone();
         // SAFETY: the rows are those of `out`.
         let mut target = unsafe { Target::new(out.as_mut_ptr(), stride, rows, columns) };
-        target.product_by(isa, Rows::new(&a, depth + 3), Panels::new(&b, depth), add);
+        let each = numbers(rows.max(columns), 4);
+        let start = match start {
+            "target" => Start::Target,
+            "rows" => Start::Rows(&each[..rows]),
+            "columns" => Start::Columns(&each[..columns]),
+            _ => Start::Zero,
+        };
+        target.product_by(isa, start, Rows::new(&a, depth + 3), Panels::new(&b, depth));
         let untouched = out
             .chunks(stride)
             .zip(before.chunks(stride))
@@ -426,12 +484,15 @@ mod tests {
         (out.copied().collect(), untouched)
     }
 
-    fn reference([rows, columns, depth]: [usize; 3], add: bool) -> Vec<f64> {
+    fn reference([rows, columns, depth]: [usize; 3], start: &str) -> Vec<f64> {
         let (a, b) = (
             numbers(rows * (depth + 3), 1),
             numbers(panels_len(depth, columns), 2),
         );
-        let before = numbers(rows * (columns + 5), 3);
+        let (before, each) = (
+            numbers(rows * (columns + 5), 3),
+            numbers(rows.max(columns), 4),
+        );
         let element = |i: usize, j: usize| {
             let sum: f64 = (0..depth)
                 .map(|k| {
@@ -439,8 +500,13 @@ mod tests {
                     f64::from(a[i * (depth + 3) + k]) * f64::from(b)
                 })
                 .sum();
-            let before = f64::from(before[i * (columns + 5) + j]);
-            if add { before + sum } else { sum }
+            let before = match start {
+                "target" => before[i * (columns + 5) + j],
+                "rows" => each[i],
+                "columns" => each[j],
+                _ => 0.,
+            };
+            f64::from(before) + sum
         };
         (0..rows * columns)
             .map(|at| element(at / columns, at % columns))
@@ -453,13 +519,14 @@ mod tests {
             for rows in (0..=13).chain([23]) {
                 for columns in [1, 3, 8, 15, 16, 17, 33, 49, 64, 65, 130] {
                     for depth in [0, 1, 2, 100, 384, 385, 900] {
-                        for add in [false, true] {
+                        for start in STARTS {
                             let sizes = [rows, columns, depth];
-                            let (found, untouched) = product(isa, sizes, add);
+                            let (found, untouched) = product(isa, sizes, start);
                             assert!(untouched, "{isa:?} {sizes:?} wrote beside its columns");
-                            for (found, expected) in found.iter().zip(reference(sizes, add)) {
+                            for (found, expected) in found.iter().zip(reference(sizes, start)) {
                                 let error = (f64::from(*found) - expected).abs();
-                                assert!(error < 1e-4, "{isa:?} {sizes:?} {found} {expected}");
+                                let case = (isa, sizes, start);
+                                assert!(error < 1e-4, "{case:?} {found} {expected}");
                             }
                         }
                     }
@@ -471,10 +538,10 @@ mod tests {
     #[test]
     fn an_element_does_not_depend_on_its_neighbours() {
         for isa in Isa::available() {
-            let (all, _) = product(isa, [13, 130, 900], false);
-            let (few, _) = product(isa, [2, 130, 900], false);
+            let (all, _) = product(isa, [13, 130, 900], "zero");
+            let (few, _) = product(isa, [2, 130, 900], "zero");
             assert_eq!(all[..few.len()], few);
-            let one_column = product(isa, [13, 1, 900], false).0;
+            let one_column = product(isa, [13, 1, 900], "zero").0;
             let first: Vec<f32> = all.chunks(130).map(|row| row[0]).collect();
             // Panels are laid out alike whatever their number.
             assert_eq!(first, one_column);
@@ -488,7 +555,7 @@ mod tests {
         let mut out = [0f32; 3];
         // SAFETY: three rows of one element.
         let mut target = unsafe { Target::new(out.as_mut_ptr(), 1, 3, 1) };
-        target.product(Rows::new(&a, 5), Panels::new(&b, 5), false);
+        target.product(Start::Zero, Rows::new(&a, 5), Panels::new(&b, 5));
     }
 
     #[test]
@@ -498,6 +565,19 @@ mod tests {
         let mut out = [0f32; 65];
         // SAFETY: one row of 65 elements.
         let mut target = unsafe { Target::new(out.as_mut_ptr(), 65, 1, 65) };
-        target.product(Rows::new(&a, 5), Panels::new(&b, 5), false);
+        target.product(Start::Zero, Rows::new(&a, 5), Panels::new(&b, 5));
+    }
+    #[test]
+    #[should_panic(expected = "3 columns")]
+    fn refuses_to_read_beyond_the_start() {
+        let (a, b) = (numbers(10, 1), numbers(5 * PANEL, 2));
+        let mut out = [0f32; 6];
+        // SAFETY: two rows of three elements.
+        let mut target = unsafe { Target::new(out.as_mut_ptr(), 3, 2, 3) };
+        target.product(
+            Start::Columns(&[1., 2.]),
+            Rows::new(&a, 5),
+            Panels::new(&b, 5),
+        );
     }
 }

@@ -6,7 +6,7 @@
 
 use std::marker::PhantomData;
 
-use crate::product::{Panels, Rows, Target};
+use crate::product::{Panels, Rows, Start, Target};
 
 /// Some neighbouring columns of a matrix; no other strip has them.
 pub(crate) struct Strip<'a> {
@@ -139,20 +139,12 @@ impl<'a> Strip<'a> {
         unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.width) }
     }
 
-    /// Adds the product of `a [rows, depth]` and `b [depth, width]`, on the calling thread.
+    /// Becomes `start` plus the product of `a [rows, depth]` and `b [depth, width]`, on the calling thread.
     ///
     /// # Panics
-    /// `a` or `b` is smaller than that.
-    pub(crate) fn add_product(&mut self, a: Rows, b: Panels) {
-        self.target().product(a, b, true);
-    }
-
-    /// Becomes the product of `a [rows, depth]` and `b [depth, width]`, on the calling thread.
-    ///
-    /// # Panics
-    /// `a` or `b` is smaller than that.
-    pub(crate) fn set_product(&mut self, a: Rows, b: Panels) {
-        self.target().product(a, b, false);
+    /// One of them is smaller than that.
+    pub(crate) fn set_product(&mut self, start: Start, a: Rows, b: Panels) {
+        self.target().product(start, a, b);
     }
 
     fn target(&mut self) -> Target<'_> {

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{ConvWeight, Shape, Window, weight::BLOCK};
 use crate::buffer::unwritten;
-use crate::product::{PANEL, Panels, Rows};
+use crate::product::{PANEL, Panels, Rows, Start};
 use crate::strip::{Strip, strips_of};
 use crate::tasks;
 
@@ -72,12 +72,9 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &ConvWeight, bias: &[f32], 
                 mut out,
             } = task;
             let bias = &bias[sample * shape.outputs % bias.len()..][first_output..];
-            for (row, bias) in (0..out.rows()).zip(bias) {
-                out.row(row).fill(*bias);
-            }
             let weight = Rows::new(&weight[first_output * depth..], depth);
             let seen = &seen[first_panel * depth * PANEL..];
-            out.add_product(weight, Panels::new(seen, depth));
+            out.set_product(Start::Rows(bias), weight, Panels::new(seen, depth));
         });
     }
 }

@@ -16,7 +16,7 @@ use super::{ConvWeight, Shape, Window, weight::BLOCK};
 use crate::{
     buffer::{part, unwritten},
     isa::vectorized,
-    product::{PANEL, Panels, Rows, TILE, panels_len},
+    product::{PANEL, Panels, Rows, Start, TILE, panels_len},
     strip::{Strip, strips, strips_of},
     tasks,
 };
@@ -287,6 +287,10 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &ConvWeight, bias: &[f32], 
             let product_point = panels * outputs.len() * PANEL + GAP;
             let product = part(product, 36 * product_point);
             for first in (0..inputs).step_by(depth) {
+                let start = match first {
+                    0 => Start::Zero,
+                    _ => Start::Target,
+                };
                 let (kernels, row) = match &shared {
                     Some(all) => (all, outputs.start),
                     None => {
@@ -304,10 +308,7 @@ pub(super) fn conv(shape: &Shape, x: &[f32], weight: &ConvWeight, bias: &[f32], 
                         let seen = Panels::new(seen, depth.min(inputs - first));
                         let tiles = PANEL.min(band.len() - i * PANEL);
                         for mut product in strips_of(product, PANEL, 0..tiles, PANEL) {
-                            match first {
-                                0 => product.set_product(kernels, seen),
-                                _ => product.add_product(kernels, seen),
-                            }
+                            product.set_product(start, kernels, seen);
                         }
                     }
                 }
