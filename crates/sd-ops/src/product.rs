@@ -19,6 +19,9 @@ pub(crate) const TILE: usize = 6;
 /// Most of the inner dimension at a time: so much of a panel stays in a core's cache.
 const DEPTH: usize = 384;
 
+/// Rows of a panel that are asked for before they are multiplied.
+const AHEAD: usize = 16;
+
 /// Elements of a matrix in panels.
 pub(crate) fn panels_len(depth: usize, columns: usize) -> usize {
     columns
@@ -392,7 +395,9 @@ unsafe fn tile<V: Vector, const M: usize, const N: usize>(
         for k in 0..block.depth {
             let mut b = [zero; N];
             for j in 0..N {
-                b[j] = V::load(block.b.add(k * PANEL + j * V::LANES));
+                let from = block.b.add(k * PANEL + j * V::LANES);
+                b[j] = V::load(from);
+                V::prefetch(from.wrapping_add(AHEAD * PANEL));
             }
             for i in 0..M {
                 let a = V::splat(*block.a.add(i * block.a_stride + k));
