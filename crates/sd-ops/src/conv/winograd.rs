@@ -40,7 +40,9 @@ const INPUTS: usize = 64;
 /// Tiles, or inputs of a kernel, that the arithmetic runs on side by side.
 const LANES: usize = BLOCK;
 
+/// Aligned as a vector is: arrays of them are copied by instructions instead of calls.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Lanes([f32; LANES]);
 
 // Plain loops all through: what `map` and `from_fn` call is not inlined into code for other instructions.
@@ -54,7 +56,7 @@ impl Lanes {
             Some(row) => Self(*row),
             None => {
                 let mut values = [0.; LANES];
-                values[..row.len()].copy_from_slice(row);
+                copy_few(row, &mut values);
                 Self(values)
             }
         }
@@ -75,8 +77,21 @@ impl Lanes {
     fn write(&self, count: usize, row: &mut [f32]) {
         match row.first_chunk_mut() {
             Some(row) if count == LANES => *row = self.0,
-            _ => row[..count].copy_from_slice(&self.0[..count]),
+            _ => copy_few(&self.0[..count], row),
         }
+    }
+}
+
+/// Copies fewer than [`LANES`] values without a call.
+#[inline(always)]
+fn copy_few(from: &[f32], to: &mut [f32]) {
+    let (fours, rest) = from.as_chunks::<4>();
+    let (to_fours, _) = to.as_chunks_mut::<4>();
+    for (to, from) in to_fours.iter_mut().zip(fours) {
+        *to = *from;
+    }
+    for (to, from) in to[4 * fours.len()..].iter_mut().zip(rest) {
+        *to = *from;
     }
 }
 
@@ -115,14 +130,19 @@ impl Mul<f32> for Lanes {
 
 /// A kernel's line at the points.
 #[inline(always)]
-fn kernel_at_points([x0, x1, x2]: [Lanes; 3]) -> [Lanes; 6] {
-    let pair = |p: f32, pp: f32, qq: f32| {
-        let norm = 1. / (2. * pp * (pp - qq));
-        let (even, odd) = ((x0 + x2 * pp) * norm, x1 * (p * norm));
-        (even + odd, even - odd)
-    };
-    let ((a, minus_a), (b, minus_b)) = (pair(A, AA, BB), pair(B, BB, AA));
+fn kernel_at_points(line: [Lanes; 3]) -> [Lanes; 6] {
+    let [x0, _, x2] = line;
+    let (a, minus_a) = kernel_at_pair(line, A, AA, BB);
+    let (b, minus_b) = kernel_at_pair(line, B, BB, AA);
     [x0 * (1. / (AA * BB)), a, minus_a, b, minus_b, x2]
+}
+
+/// A kernel's line at a point and its opposite, of which `pp` is the square, and `qq` that of the others.
+#[inline(always)]
+fn kernel_at_pair([x0, x1, x2]: [Lanes; 3], p: f32, pp: f32, qq: f32) -> (Lanes, Lanes) {
+    let norm = 1. / (2. * pp * (pp - qq));
+    let (even, odd) = ((x0 + x2 * pp) * norm, x1 * (p * norm));
+    (even + odd, even - odd)
 }
 
 /// What a tile sees of the input, one line, at the points.
@@ -153,17 +173,21 @@ fn interpolated([zero, a, minus_a, b, minus_b, infinity]: [Lanes; 6]) -> [Lanes;
     ]
 }
 
-/// `line` of every row, then of every column.
+/// `line` of every row, then of every column, of what `read` gives at a row and a column, to `write`.
 #[inline(always)]
 fn both_ways<const N: usize, const M: usize>(
-    x: &[[Lanes; N]; N],
+    read: impl Fn(usize, usize) -> Lanes,
     line: impl Fn([Lanes; N]) -> [Lanes; M],
-) -> [[Lanes; M]; M] {
+    mut write: impl FnMut(usize, usize, Lanes),
+) {
     let mut rows = [[Lanes::ZERO; M]; N];
     for i in 0..N {
-        rows[i] = line(x[i]);
+        let mut row = [Lanes::ZERO; N];
+        for j in 0..N {
+            row[j] = read(i, j);
+        }
+        rows[i] = line(row);
     }
-    let mut values = [[Lanes::ZERO; M]; M];
     for j in 0..M {
         // Else a compiler takes the columns, instead of the lanes, side by side, and scatters the results.
         let j = std::hint::black_box(j);
@@ -173,10 +197,9 @@ fn both_ways<const N: usize, const M: usize>(
         }
         let column = line(column);
         for i in 0..M {
-            values[i][j] = column[i];
+            write(i, j, column[i]);
         }
     }
-    values
 }
 
 /// Whether this algorithm can compute `shape`, and is the faster one: maps and channels must be large enough to pay
@@ -443,14 +466,14 @@ fn runs(shape: &Shape, tiles: Range<usize>, origin: usize) -> impl Iterator<Item
 fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
     for (i, block) in kernels.chunks(9 * BLOCK).enumerate() {
         let inputs = block.len() / 9;
-        let mut taps = [[Lanes::ZERO; 3]; 3];
-        for (i, tap) in taps.as_flattened_mut().iter_mut().enumerate() {
-            *tap = Lanes::read(&block[i * inputs..][..inputs]);
-        }
-        let values = both_ways(&taps, kernel_at_points);
-        for (point, values) in values.as_flattened().iter().enumerate() {
-            values.write(inputs, &mut points.row(point)[i * BLOCK..]);
-        }
+        both_ways(
+            #[inline(always)]
+            |y, x| Lanes::read(&block[(3 * y + x) * inputs..][..inputs]),
+            #[inline(always)]
+            |line| kernel_at_points(line),
+            #[inline(always)]
+            |y, x, values| values.write(inputs, &mut points.row(6 * y + x)[i * BLOCK..]),
+        );
     }
 }
 
@@ -482,17 +505,15 @@ fn evaluate_input<'a>(
                 shape.read_line(plane, [y, left], line);
             }
         }
-        let mut seen = [[Lanes::ZERO; 6]; 6];
-        for (seen, line) in seen.iter_mut().zip(&lines) {
-            for (j, seen) in seen.iter_mut().enumerate() {
-                *seen = Lanes::read_every(4, &line[j..]);
-            }
-        }
-        let values = both_ways(&seen, input_at_points);
         let at = run.first - origin;
-        for (i, values) in values.as_flattened().iter().enumerate() {
-            values.write(run.count, &mut points.row(i)[at..]);
-        }
+        both_ways(
+            #[inline(always)]
+            |y, x| Lanes::read_every(4, &lines[y][x..]),
+            #[inline(always)]
+            |line| input_at_points(line),
+            #[inline(always)]
+            |y, x, values| values.write(run.count, &mut points.row(6 * y + x)[at..]),
+        );
     }
 }
 
@@ -509,11 +530,15 @@ fn interpolate<'a>(
 ) {
     let width = shape.image[1];
     for run in runs(shape, tiles, origin) {
-        let mut values = [[Lanes::ZERO; 6]; 6];
-        for (i, values) in values.as_flattened_mut().iter_mut().enumerate() {
-            *values = Lanes::read(&points(i, run.first)[..run.count]);
-        }
-        let values = both_ways(&values, interpolated);
+        let mut values = [[Lanes::ZERO; 4]; 4];
+        both_ways(
+            #[inline(always)]
+            |y, x| Lanes::read(&points(6 * y + x, run.first)[..run.count]),
+            #[inline(always)]
+            |line| interpolated(line),
+            #[inline(always)]
+            |y, x, pixels| values[y][x] = pixels,
+        );
         let rows = plane[run.y * width..].chunks_exact_mut(width);
         for (row, values) in rows.zip(&values) {
             let mut pixels = [0f32; 4 * LANES];
