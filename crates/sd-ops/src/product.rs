@@ -118,8 +118,8 @@ impl Target<'_> {
             Start::Columns(each) => assert!(each.len() >= columns, "{columns} columns"),
             Start::Zero | Start::Target => (),
         }
-        // SAFETY: the asserts keep all reads inside `a`, `b` and `start`, and this is a target of `rows` and `columns`. `isa` is one that
-        // the machine has, and the vectors are its own.
+        // SAFETY: the asserts keep all reads inside `a`, `b` and `start`, and this is a target of `rows` and `columns`. `isa` is
+        // one that the machine has, and the vectors are its own.
         unsafe {
             match isa {
                 Isa::Portable => blocks::<Portable>(self, start, a, b),
@@ -288,8 +288,8 @@ struct Block<'a> {
 }
 
 /// # Safety
-/// `a` holds the rows of `target`, `b` its columns, and `start` both; the machine has the instructions of `V`, which the caller is compiled
-/// for.
+/// `a` holds the rows of `target`, `b` its columns, and `start` both; the machine has the instructions of `V`, which the caller
+/// is compiled for.
 #[inline(always)]
 unsafe fn blocks<V: Vector>(target: &mut Target, start: Start, a: Rows, b: Panels) {
     let pass = V::LANES * V::PASS;
