@@ -174,6 +174,10 @@ fn interpolated([zero, a, minus_a, b, minus_b, infinity]: [Lanes; 6]) -> [Lanes;
 }
 
 /// `line` of every row, then of every column, of what `read` gives at a row and a column, to `write`.
+#[expect(
+    clippy::needless_range_loop,
+    reason = "what iterators call is not inlined into code for other instructions"
+)]
 #[inline(always)]
 fn both_ways<const N: usize, const M: usize>(
     read: impl Fn(usize, usize) -> Lanes,
@@ -462,6 +466,10 @@ fn runs(shape: &Shape, tiles: Range<usize>, origin: usize) -> impl Iterator<Item
 }
 
 /// The kernels of some inputs, in blocks of `[9, inputs]`, to the 36 rows of `points`.
+#[expect(
+    clippy::redundant_closure,
+    reason = "a function that is passed on is called, and compiled for instructions of any machine"
+)]
 #[inline(always)]
 fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
     for (i, block) in kernels.chunks(9 * BLOCK).enumerate() {
@@ -478,6 +486,10 @@ fn evaluate_kernels(kernels: &[f32], points: &mut Strip) {
 }
 
 /// What `tiles`, all of a panel, see of the planes of their samples, to the 36 rows of `points`.
+#[expect(
+    clippy::redundant_closure,
+    reason = "a function that is passed on is called, and compiled for instructions of any machine"
+)]
 #[inline(always)]
 fn evaluate_input<'a>(
     shape: &Shape,
@@ -519,6 +531,10 @@ fn evaluate_input<'a>(
 
 /// `tiles`, all of one sample, from their values at the points plus `bias`, to the pixels of `plane`. `points(point, tile)` are the
 /// values of the tiles from `tile` to the end of its panel; panels start at `origin`.
+#[expect(
+    clippy::redundant_closure,
+    reason = "a function that is passed on is called, and compiled for instructions of any machine"
+)]
 #[inline(always)]
 fn interpolate<'a>(
     shape: &Shape,
