@@ -196,12 +196,14 @@ mod system {
 
     use super::LARGE_PAGE;
 
-    /// A block of large pages that are nobody's any more, as far as there are some, and else of fresh memory.
+    /// A block of large pages that are nobody's any more, as far as there are some, and else of fresh memory. Large pages are only
+    /// what lies in its first `used` bytes: else some of the rest would take memory, too.
     ///
     /// # Safety
     /// The layout is of a block.
     pub(super) unsafe fn assemble(
         layout: Layout,
+        used: usize,
         large_page: &mut dyn FnMut() -> Option<NonNull<u8>>,
     ) -> *mut u8 {
         let (size, align) = (layout.size(), layout.align());
@@ -232,7 +234,7 @@ mod system {
                 return block.cast();
             }
             let mut done = 0;
-            while size - done >= LARGE_PAGE
+            while used - done >= LARGE_PAGE
                 && let Some(page) = large_page()
             {
                 let place = block.byte_add(done);
@@ -244,10 +246,11 @@ mod system {
                     libc::munmap(page, LARGE_PAGE);
                     libc::munmap(block, done - LARGE_PAGE);
                     libc::munmap(block.byte_add(done), size - done);
-                    return assemble(layout, &mut || None);
+                    return assemble(layout, used, &mut || None);
                 }
             }
-            libc::madvise(block.byte_add(done), size - done, libc::MADV_HUGEPAGE);
+            let rest = (used - done) / LARGE_PAGE * LARGE_PAGE;
+            libc::madvise(block.byte_add(done), rest, libc::MADV_HUGEPAGE);
             block.cast()
         }
     }
@@ -271,6 +274,7 @@ mod system {
     /// The layout is of a block.
     pub(super) unsafe fn assemble(
         layout: Layout,
+        _: usize,
         _: &mut dyn FnMut() -> Option<NonNull<u8>>,
     ) -> *mut u8 {
         // SAFETY: blocks are not empty.
@@ -299,7 +303,8 @@ unsafe impl GlobalAlloc for Recycler {
             return taken.start.as_ptr();
         }
         // SAFETY: this is a block.
-        let start = unsafe { system::assemble(block, &mut || blocks.take_large_page()) };
+        let start =
+            unsafe { system::assemble(block, layout.size(), &mut || blocks.take_large_page()) };
         if start.is_null() {
             blocks.used_bytes -= block.size();
         }
