@@ -49,13 +49,12 @@ fn advise_bytes(_: *const u8, _: usize) {}
 #[allow(unsafe_code, reason = "a system call that takes a pointer")]
 fn advise_bytes(start: *const u8, bytes: usize) {
     const LARGE: usize = 2 << 20;
-    const PAGE: usize = 4096;
     if bytes < 2 * LARGE {
         return;
     }
-    // Whole pages: the buffer's own, and no others.
-    let first = start.addr().next_multiple_of(PAGE);
-    let end = (start.addr() + bytes) / PAGE * PAGE;
+    // Large pages that are the buffer's alone: advice that ends inside of one keeps it from being moved elsewhere as a whole.
+    let first = start.addr().next_multiple_of(LARGE);
+    let end = (start.addr() + bytes) / LARGE * LARGE;
     // SAFETY: the advice changes how memory is provided, not what it holds. Without it everything works: the result is of no
     // interest.
     unsafe {

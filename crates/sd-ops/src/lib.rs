@@ -44,13 +44,37 @@ pub use norm::{GroupNorm, NormedChannels, layer_norm};
 pub use recycler::Recycler;
 pub use sum::add_in_place;
 
-use candle_core::{CpuStorage, Layout, Result, Storage, bail};
+use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
+use half::f16;
 
 /// The elements of a contiguous f32 tensor on the CPU.
 fn values<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     match storage {
         Storage::Cpu(storage) => slice(storage, layout),
         _ => bail!("expected tensors on the CPU"),
+    }
+}
+
+/// What is made of the elements of a tensor of f32 or f16 on the CPU.
+fn from_numbers<T>(
+    x: &Tensor,
+    of_f32: impl FnOnce(&[f32]) -> T,
+    of_f16: impl FnOnce(&[f16]) -> T,
+) -> Result<T> {
+    let x = x.contiguous()?;
+    let (storage, layout) = x.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(CpuStorage::F32(values)), Some((start, end))) => {
+            Ok(of_f32(&values[start..end]))
+        }
+        (Storage::Cpu(CpuStorage::F16(values)), Some((start, end))) => {
+            Ok(of_f16(&values[start..end]))
+        }
+        _ => bail!(
+            "a weight of {:?} on {:?}, expected F32 or F16 on the CPU",
+            x.dtype(),
+            x.device()
+        ),
     }
 }
 

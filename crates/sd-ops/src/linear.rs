@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
 use crate::{
     buffer::{part, room, unwritten},
+    from_numbers,
     isa::vectorized,
     math::gelu,
     product::{PANEL, Panels, Rows, Start, TILE},
@@ -71,20 +72,11 @@ impl LinearWeight {
         }
         let shape = [rows, inputs];
         let halves = if gated { 2 } else { 1 };
-        let weight = weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let numbers = match (&*storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(storage), Some((start, end))) => match storage {
-                CpuStorage::F32(values) => {
-                    Numbers::F32(Arc::new(panels(&values[start..end], shape, halves)))
-                }
-                CpuStorage::F16(values) => {
-                    Numbers::F16(Arc::new(panels(&values[start..end], shape, halves)))
-                }
-                _ => bail!("a weight of another dtype, expected F32 or F16"),
-            },
-            _ => bail!("expected a tensor on the CPU"),
-        };
+        let numbers = from_numbers(
+            weight,
+            |values| Numbers::F32(Arc::new(panels(values, shape, halves))),
+            |values| Numbers::F16(Arc::new(panels(values, shape, halves))),
+        )?;
         Ok(Self {
             numbers,
             shape,

@@ -458,6 +458,23 @@ mod tests {
         recycler.trim();
     }
 
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_page_that_cannot_be_moved_is_done_without() {
+        let size = 3 * LARGE_PAGE;
+        let layout = block(of(size)).unwrap();
+        // Nothing is mapped there.
+        let nowhere = NonNull::new(std::ptr::without_provenance_mut(LARGE_PAGE));
+        // SAFETY: what there is of the block is nobody else's.
+        unsafe {
+            let start = system::assemble(layout, size, &mut || nowhere);
+            assert_eq!(start.addr() % LARGE_PAGE, 0);
+            start.write_bytes(1, size);
+            assert_eq!(start.add(size - 1).read(), 1);
+            system::give_back(NonNull::new(start).unwrap(), layout);
+        }
+    }
+
     #[test]
     fn what_is_not_for_blocks_is_the_systems() {
         let recycler = Recycler::new();

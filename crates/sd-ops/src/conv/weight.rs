@@ -2,11 +2,14 @@
 
 use std::{borrow::Cow, ops::Range, sync::Arc};
 
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, bail};
+use candle_core::{DType, Result, Tensor};
 use half::{f16, slice::HalfFloatSliceExt};
 use rayon::prelude::*;
 
-use crate::buffer::{room, unwritten};
+use crate::{
+    buffer::{room, unwritten},
+    from_numbers,
+};
 
 /// Inputs of a block, whose kernels lie tap by tap.
 pub(super) const BLOCK: usize = 16;
@@ -42,20 +45,11 @@ impl ConvWeight {
     /// The tensor has another number of dimensions, is not f32 or f16, or not on the CPU.
     pub fn new(weight: &Tensor) -> Result<Self> {
         let shape: [usize; 4] = weight.dims4()?.into();
-        let weight = weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let numbers = match (&*storage, layout.contiguous_offsets()) {
-            (Storage::Cpu(storage), Some((start, end))) => match storage {
-                CpuStorage::F32(values) => {
-                    Numbers::F32(Arc::new(blocks(&values[start..end], shape)))
-                }
-                CpuStorage::F16(values) => {
-                    Numbers::F16(Arc::new(blocks(&values[start..end], shape)))
-                }
-                _ => bail!("a weight of another dtype, expected F32 or F16"),
-            },
-            _ => bail!("expected a tensor on the CPU"),
-        };
+        let numbers = from_numbers(
+            weight,
+            |values| Numbers::F32(Arc::new(blocks(values, shape))),
+            |values| Numbers::F16(Arc::new(blocks(values, shape))),
+        )?;
         Ok(Self { numbers, shape })
     }
 

@@ -67,7 +67,8 @@ fn without_a_known_key_only_probes_and_documentation_answer() {
             "{value}"
         );
     }
-    let log = worker.log();
+    worker.signal("TERM");
+    let log = worker.whole_log();
     assert!(!log.contains("key-of-"), "{log}");
 }
 

@@ -129,11 +129,13 @@ fn every_answer_has_a_name_and_keeps_the_clients() {
         assert_error(&reply, 404, "not_found", None);
         assert_eq!(reply.header("x-request-id").unwrap().len(), 36);
     }
-    for line in worker.log().lines() {
+    worker.signal("TERM");
+    let log = worker.whole_log();
+    for line in log.lines() {
         serde_json::from_str::<serde_json::Value>(line)
             .unwrap_or_else(|error| panic!("{error}: {line}"));
     }
-    assert!(worker.log().contains("order-7"));
+    assert!(log.contains("order-7"), "{log}");
 }
 
 #[test]
