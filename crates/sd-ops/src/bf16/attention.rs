@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::line::{self, Line, Rows, WIDTH};
-use super::product::{GROUP, Left, STEP, Sums, product, right};
+use super::product::{GROUP, Left, Right, STEP, Sums, product, right};
 use crate::attention::{Inputs, Task, with_inputs};
 use crate::isa::vectorized;
 use crate::tasks;
@@ -109,7 +109,12 @@ fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: 
                 steps: &starts[..steps],
                 groups: 1,
             };
-            let keys = &keys[strip * steps * STEP..][..count * steps * STEP];
+            let keys = Right {
+                lines: &keys[strip * steps * STEP..][..count * steps * STEP],
+                full_steps: inputs.head / WIDTH,
+                pairs: (inputs.head % WIDTH).div_ceil(2),
+                columns: WIDTH,
+            };
             product(queries, keys, &mut buffers.scores);
             let first_hidden = |row: usize| match inputs.causal {
                 true => (first_query + row + 1).min(inputs.keys),
@@ -130,7 +135,12 @@ fn answer(inputs: &Inputs, task: Task, keys: &[Line], values: &[Line], buffers: 
                 groups: 1,
             };
             for (step, part) in buffers.part.chunks_exact_mut(GROUP).enumerate() {
-                let values = &values[(step * strips + strip) * STEP..][..count * STEP];
+                let values = Right {
+                    lines: &values[(step * strips + strip) * STEP..][..count * STEP],
+                    full_steps: inputs.keys / WIDTH - strip,
+                    pairs: (inputs.keys % WIDTH).div_ceil(2),
+                    columns: inputs.head - step * WIDTH,
+                };
                 product(weights, values, part);
             }
             let sums = buffers.sums.as_flattened_mut().iter_mut();

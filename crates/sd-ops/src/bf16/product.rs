@@ -29,7 +29,18 @@ pub(super) struct Left<'a> {
     pub(super) groups: usize,
 }
 
-/// A right matrix, `[strips, steps, STEP]`, of the elements `at(step, row, column)`: rows of the step, columns of all strips.
+/// The right matrix, `[strips, steps, STEP]`, and what of it need not be multiplied.
+#[derive(Clone, Copy)]
+pub(super) struct Right<'a> {
+    pub(super) lines: &'a [Line],
+    /// From this step on only the first `pairs` of rows of a step are not zeros.
+    pub(super) full_steps: usize,
+    pub(super) pairs: usize,
+    /// Columns of the last strip that count: others of the result may stay what they are.
+    pub(super) columns: usize,
+}
+
+/// The lines of a [`Right`] of the elements `at(step, row, column)`: rows of the step, columns of all strips.
 pub(super) fn right(
     strips: usize,
     steps: usize,
@@ -54,11 +65,11 @@ pub(super) fn right(
     lines
 }
 
-/// Fills `out`, `[strips, rows]`, with the product of `left` and `right`, `[strips, steps, STEP]`, on the calling thread.
+/// Fills `out`, `[strips, rows]`, with the product of `left` and `right` on the calling thread.
 ///
 /// # Panics
 /// A matrix is smaller than that.
-pub(super) fn product(left: Left, right: &[Line], out: &mut [Sums]) {
+pub(super) fn product(left: Left, right: Right, out: &mut [Sums]) {
     product_by(*BEST, left, right, out);
 }
 
@@ -95,7 +106,7 @@ impl Kernel {
     unsafe_code,
     reason = "the fast kernels take pointers, and instructions that not every machine has"
 )]
-fn product_by(kernel: Kernel, left: Left, right: &[Line], out: &mut [Sums]) {
+fn product_by(kernel: Kernel, left: Left, right: Right, out: &mut [Sums]) {
     let (rows, steps) = (left.groups * GROUP, left.steps.len());
     if out.is_empty() {
         return;
@@ -107,11 +118,12 @@ fn product_by(kernel: Kernel, left: Left, right: &[Line], out: &mut [Sums]) {
     assert!(last + rows <= left.lines.len(), "{rows} rows on the left");
     assert_eq!(out.len() % rows, 0, "whole strips of {rows} rows");
     let strips = out.len() / rows;
-    assert!(right.len() >= strips * steps * STEP, "{strips} strips");
+    let lines = right.lines;
+    assert!(lines.len() >= strips * steps * STEP, "{strips} strips");
     match kernel {
         Kernel::Plain => Isa::best().run(
             #[inline(always)]
-            || plain(left, right, out),
+            || plain(left, lines, out),
         ),
         // SAFETY: the asserts keep all that is read inside `left` and `right`, and all that is written inside `out`; a kernel is
         // made in `available` alone, where the machine has it.
@@ -119,7 +131,7 @@ fn product_by(kernel: Kernel, left: Left, right: &[Line], out: &mut [Sums]) {
         Kernel::Avx512 => unsafe { avx512::product(left, right, out) },
         // SAFETY: as above.
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-        Kernel::Amx => unsafe { amx::product(left, right, out) },
+        Kernel::Amx => unsafe { amx::product(left, lines, out) },
     }
 }
 
@@ -171,45 +183,73 @@ fn halves(pair: u32) -> (f32, f32) {
 mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::{GROUP, Left, STEP, Sums};
-    use crate::bf16::line::Line;
-
-    /// Rows at a time: two vectors each, of 32 registers.
-    const ROWS: usize = 8;
+    use super::{GROUP, Left, Right, STEP, Sums, WIDTH};
 
     /// # Safety
     /// `left`, `right` and `out` are as large as `product` says.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(super) unsafe fn product(left: Left, right: &[Line], out: &mut [Sums]) {
+    pub(super) unsafe fn product(left: Left, right: Right, out: &mut [Sums]) {
         let (rows, steps) = (left.groups * GROUP, left.steps.len());
+        let strips = out.len() / rows;
         for (strip, out) in out.chunks_exact_mut(rows).enumerate() {
-            let right = right[strip * steps * STEP..].as_ptr();
-            for (i, out) in out.as_chunks_mut::<ROWS>().0.iter_mut().enumerate() {
-                // SAFETY: the caller's.
-                unsafe { tile(left, i * ROWS, right, out) };
+            let lines = &right.lines[strip * steps * STEP..];
+            let right = Right { lines, ..right };
+            let narrow = strip + 1 == strips && right.columns <= WIDTH / 2;
+            for (i, out) in out.as_chunks_mut::<GROUP>().0.iter_mut().enumerate() {
+                let (first, out) = (i * GROUP, out.as_mut_ptr());
+                // SAFETY: the caller's. Tiles are as large as the registers, with what they are multiplied by, allow.
+                unsafe {
+                    if narrow {
+                        tile::<16, 1>(left, first, right, out);
+                        tile::<16, 1>(left, first + 16, right, out.add(16));
+                    } else {
+                        tile::<12, 2>(left, first, right, out);
+                        tile::<12, 2>(left, first + 12, right, out.add(12));
+                        tile::<8, 2>(left, first + 24, right, out.add(24));
+                    }
+                }
             }
         }
     }
 
+    /// `N` vectors of `M` rows from `first` on, to as many rows of `out`.
+    ///
     /// # Safety
-    /// As above, for `ROWS` rows from `first` on and the strip at `right`.
+    /// As above, for these rows and the first strip of `right`.
+    #[expect(
+        clippy::needless_range_loop,
+        reason = "indices unroll, where iterators would have to be inlined first"
+    )]
     #[target_feature(enable = "avx512f,avx512bf16")]
-    unsafe fn tile(left: Left, first: usize, right: *const Line, out: &mut [Sums; ROWS]) {
-        let mut sums = [[_mm512_setzero_ps(); 2]; ROWS];
-        let mut strip = right.cast::<i32>();
-        for step in left.steps {
+    unsafe fn tile<const M: usize, const N: usize>(
+        left: Left,
+        first: usize,
+        right: Right,
+        out: *mut Sums,
+    ) {
+        let mut sums = [[_mm512_setzero_ps(); N]; M];
+        let mut strip = right.lines.as_ptr().cast::<i32>();
+        for (i, step) in left.steps.iter().enumerate() {
+            let pairs = if i < right.full_steps {
+                STEP / 2
+            } else {
+                right.pairs.min(STEP / 2)
+            };
             // SAFETY: the caller's: a step has `STEP` lines of 16 pairs, and each row a line.
             unsafe {
                 let row = left.lines.as_ptr().add(step + first).cast::<i32>();
-                for p in 0..STEP / 2 {
-                    let b = [0, STEP / 2].map(|half| _mm512_load_epi32(strip.add((half + p) * 16)));
-                    for (i, sums) in sums.iter_mut().enumerate() {
+                for p in 0..pairs {
+                    let mut b = [_mm512_setzero_si512(); N];
+                    for j in 0..N {
+                        b[j] = _mm512_load_epi32(strip.add((j * STEP / 2 + p) * 16));
+                    }
+                    for i in 0..M {
                         let a = _mm512_set1_epi32(*row.add(i * 16 + p));
-                        for (sum, b) in sums.iter_mut().zip(b) {
-                            *sum = _mm512_dpbf16_ps(
-                                *sum,
+                        for j in 0..N {
+                            sums[i][j] = _mm512_dpbf16_ps(
+                                sums[i][j],
                                 std::mem::transmute::<__m512i, __m512bh>(a),
-                                std::mem::transmute::<__m512i, __m512bh>(b),
+                                std::mem::transmute::<__m512i, __m512bh>(b[j]),
                             );
                         }
                     }
@@ -217,10 +257,10 @@ mod avx512 {
                 strip = strip.add(STEP * 16);
             }
         }
-        for (sums, out) in sums.iter().zip(out) {
-            for (sum, out) in sums.iter().zip(out.as_chunks_mut::<16>().0) {
-                // SAFETY: sixteen floats.
-                unsafe { _mm512_storeu_ps(out.as_mut_ptr(), *sum) };
+        for i in 0..M {
+            for j in 0..N {
+                // SAFETY: the caller's: a row has two vectors.
+                unsafe { _mm512_storeu_ps(out.add(i).cast::<f32>().add(16 * j), sums[i][j]) };
             }
         }
     }
@@ -230,6 +270,18 @@ mod avx512 {
 mod tests {
     use super::*;
     use crate::bf16::line::pair;
+
+    impl<'a> Right<'a> {
+        /// All of it counts.
+        fn full(lines: &'a [Line]) -> Self {
+            Self {
+                lines,
+                full_steps: usize::MAX,
+                pairs: 0,
+                columns: WIDTH,
+            }
+        }
+    }
 
     fn numbers(count: usize, seed: usize) -> Vec<f32> {
         (0..count)
@@ -250,7 +302,8 @@ mod tests {
             steps: &offsets,
             groups,
         };
-        product_by(kernel, left, &right, &mut out);
+        let right = Right::full(&right);
+        product_by(kernel, left, right, &mut out);
         out
     }
 
@@ -278,6 +331,41 @@ mod tests {
                         let error = (f64::from(*sum) - expected(strip, row, column)).abs();
                         assert!(error < 1e-3, "{kernel:?} {strip} {row} {column}: {sum}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn leaves_out_zeros_and_columns_that_do_not_count() {
+        for kernel in Kernel::available() {
+            for (full_steps, pairs, columns) in [(3, 0, 32), (2, 5, 16), (0, 16, 17), (1, 1, 1)] {
+                let left = numbers(5 * GROUP * WIDTH, 1);
+                let left: Vec<Line> = left.chunks(WIDTH).map(Line::new).collect();
+                let mut right = numbers(2 * 3 * STEP * WIDTH, 2);
+                for (i, line) in right.chunks_mut(WIDTH).enumerate() {
+                    if i / STEP % 3 >= full_steps && i % (STEP / 2) >= pairs {
+                        line.fill(0.);
+                    }
+                }
+                let right: Vec<Line> = right.chunks(WIDTH).map(Line::new).collect();
+                let left = Left {
+                    lines: &left,
+                    steps: &[0, GROUP, 3 * GROUP],
+                    groups: 2,
+                };
+                let [mut all, mut out] = [(); 2].map(|()| vec![[7.; WIDTH]; 2 * 2 * GROUP]);
+                product_by(kernel, left, Right::full(&right), &mut all);
+                let right = Right {
+                    lines: &right,
+                    full_steps,
+                    pairs,
+                    columns,
+                };
+                product_by(kernel, left, right, &mut out);
+                for (row, (found, expected)) in out.iter().zip(&all).enumerate() {
+                    let count = if row < 2 * GROUP { WIDTH } else { columns };
+                    assert_eq!(found[..count], expected[..count], "{kernel:?} row {row}");
                 }
             }
         }
@@ -317,7 +405,8 @@ mod tests {
             steps: &[0, 1],
             groups: 1,
         };
-        product(left, &[Line::ZERO; 2 * STEP], &mut [[0.; WIDTH]; GROUP]);
+        let right = [Line::ZERO; 2 * STEP];
+        product(left, Right::full(&right), &mut [[0.; WIDTH]; GROUP]);
     }
 
     #[test]
@@ -328,6 +417,7 @@ mod tests {
             steps: &[0],
             groups: 1,
         };
-        product(left, &[Line::ZERO; STEP], &mut [[0.; WIDTH]; 2 * GROUP]);
+        let right = [Line::ZERO; STEP];
+        product(left, Right::full(&right), &mut [[0.; WIDTH]; 2 * GROUP]);
     }
 }

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
 use super::line::{Line, WIDTH};
-use super::product::{STEP, right};
+use super::product::{Right, STEP, right};
 
 /// The weight of a layer, rounded to bf16 and laid out for the products: about the memory of the same weight as bf16 tensor.
 /// Clones share it.
@@ -128,8 +128,18 @@ impl Weight {
     }
 
     /// Some strips as a product's right matrix.
-    pub(super) fn right(&self, strips: std::ops::Range<usize>) -> &[Line] {
+    pub(super) fn right(&self, strips: std::ops::Range<usize>) -> Right<'_> {
+        let [outputs, inputs, ..] = self.shape;
         let strip = self.steps() * STEP;
-        &self.lines[strips.start * strip..strips.end * strip]
+        let columns = match self.gated {
+            true => WIDTH,
+            false => outputs - (strips.end - 1) * WIDTH,
+        };
+        Right {
+            lines: &self.lines[strips.start * strip..strips.end * strip],
+            full_steps: inputs / WIDTH * self.taps(),
+            pairs: (inputs % WIDTH).div_ceil(2),
+            columns,
+        }
     }
 }
