@@ -1,12 +1,15 @@
 //! Scaled dot-product attention, a block of queries of one head at a time.
 
 use candle_core::{Result, Tensor};
+use rayon::prelude::*;
 
-use super::line::{self, Line, Rows, WIDTH};
-use super::product::{GROUP, Left, Right, STEP, Sums, product, right};
+use super::line::{self, Line, Rows, WIDTH, pair};
+use super::product::{GROUP, Left, Right, STEP, Sums, product};
 use crate::attention::{Inputs, Task, with_inputs};
+use crate::buffer::room;
 use crate::isa::vectorized;
 use crate::tasks;
+use crate::transpose::transpose;
 
 /// Queries of a task: each [`GROUP`] of them looks at the same keys and values, which stay in a core's cache.
 const QUERIES: usize = 256;
@@ -35,28 +38,97 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
     let heads = inputs.channels / inputs.head;
     let (strips, steps) = (inputs.keys.div_ceil(WIDTH), inputs.head.div_ceil(WIDTH));
     let samples = inputs.k.len() / (inputs.keys * inputs.channels);
-    // The keys as columns and the values as rows, of one sample and head after the other.
-    let at = |x: &[f32], head: usize, key: usize, channel: usize| {
-        if key >= inputs.keys || channel >= inputs.head {
-            return 0.;
-        }
-        let row = head / heads * inputs.keys + key;
-        x[row * inputs.channels + head % heads * inputs.head + channel]
-    };
-    let keys = right(samples * heads * strips, steps, |step, row, column| {
-        let (head, key) = (column / (strips * WIDTH), column % (strips * WIDTH));
-        at(inputs.k, head, key, step * WIDTH + row)
-    });
-    let values = right(samples * heads * steps, strips, |step, row, column| {
-        let (head, channel) = (column / (steps * WIDTH), column % (steps * WIDTH));
-        at(inputs.v, head, step * WIDTH + row, channel)
-    });
     let head = strips * steps * STEP;
+    // The keys as columns and the values as rows, of one sample and head after the other.
+    let [mut keys, mut values] = [(); 2].map(|()| {
+        let mut lines = room(samples * heads * head);
+        lines.resize(samples * heads * head, Line::ZERO);
+        lines
+    });
+    if head > 0 {
+        let of_heads = keys
+            .par_chunks_mut(head)
+            .zip(values.par_chunks_mut(head))
+            .enumerate();
+        of_heads.for_each(|(i, (keys, values))| {
+            let first = i / heads * inputs.keys * inputs.channels + i % heads * inputs.head;
+            let rows = |values| Rows {
+                values,
+                stride: inputs.channels,
+                width: inputs.head,
+            };
+            lay_out_keys(rows(&inputs.k[first..]), inputs.keys, keys);
+            vectorized!(lay_out_values(
+                rows(&inputs.v[first..]),
+                inputs.keys,
+                values
+            ));
+        });
+    }
     tasks::each(inputs.tasks(out, QUERIES), |buffers, task: Task| {
         let i = task.sample * heads + task.out.first() / inputs.head;
         let [keys, values] = [&keys, &values].map(|x| &x[i * head..][..head]);
         answer(inputs, task, keys, values, buffers);
     });
+}
+
+/// `count` rows as the columns of a right matrix, `[strips, steps, STEP]`, which is zeros.
+fn lay_out_keys(rows: Rows, count: usize, lines: &mut [Line]) {
+    let steps = rows.width.div_ceil(WIDTH);
+    let mut rounded = vec![Line::ZERO; steps * WIDTH];
+    for (strip, lines) in lines.chunks_exact_mut(steps * STEP).enumerate() {
+        let first = strip * WIDTH;
+        let some = Rows {
+            values: &rows.values[first * rows.stride..],
+            ..rows
+        };
+        if count - first < WIDTH {
+            rounded.fill(Line::ZERO);
+        }
+        some.round(WIDTH.min(count - first), &mut rounded, WIDTH);
+        vectorized!(transpose_lines(&rounded, lines));
+    }
+}
+
+/// Lines of pairs, 16 at a time, as lines of what is at the same place in all of them.
+#[inline(always)]
+fn transpose_lines(from: &[Line], to: &mut [Line]) {
+    const SIDE: usize = WIDTH / 2;
+    let squares = from.as_chunks::<SIDE>().0.iter();
+    for (from, to) in squares.zip(to.as_chunks_mut::<SIDE>().0) {
+        let mut square = from.map(|line| line.0);
+        transpose(&mut square);
+        *to = square.map(Line);
+    }
+}
+
+/// `count` rows as those of a right matrix, `[strips, steps, STEP]`, which is zeros.
+#[inline(always)]
+fn lay_out_values(rows: Rows, count: usize, lines: &mut [Line]) {
+    const SIDE: usize = WIDTH / 2;
+    let steps = count.div_ceil(WIDTH);
+    for (i, lines) in lines.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
+        let (column, step) = (i / 2 / steps * WIDTH + i % 2 * SIDE, i / 2 % steps);
+        let columns = SIDE.min(rows.width.saturating_sub(column));
+        if columns == 0 {
+            continue;
+        }
+        for (p, line) in lines.iter_mut().enumerate() {
+            let first = step * WIDTH + 2 * p;
+            let mut pair_of_rows = [[0f32; SIDE]; 2];
+            for (row, values) in (first..count).zip(&mut pair_of_rows) {
+                let row = &rows.values[row * rows.stride + column..][..columns];
+                match row.try_into() {
+                    Ok(row) => *values = row,
+                    Err(_) => values[..columns].copy_from_slice(row),
+                }
+            }
+            let [upper, lower] = &pair_of_rows;
+            for ((to, upper), lower) in line.0.iter_mut().zip(upper).zip(lower) {
+                *to = pair(*upper, *lower);
+            }
+        }
+    }
 }
 
 /// What belongs to a group of queries.
