@@ -39,32 +39,40 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
     let (strips, steps) = (inputs.keys.div_ceil(WIDTH), inputs.head.div_ceil(WIDTH));
     let samples = inputs.k.len() / (inputs.keys * inputs.channels);
     let head = strips * steps * STEP;
+    let first =
+        |head: usize| head / heads * inputs.keys * inputs.channels + head % heads * inputs.head;
+    let rows = |values| Rows {
+        values,
+        stride: inputs.channels,
+        width: inputs.head,
+    };
     // The keys as columns and the values as rows, of one sample and head after the other.
     let [mut keys, mut values] = [(); 2].map(|()| {
         let mut lines = room(samples * heads * head);
         lines.resize(samples * heads * head, Line::ZERO);
         lines
     });
-    if head > 0 {
-        let of_heads = keys
-            .par_chunks_mut(head)
-            .zip(values.par_chunks_mut(head))
-            .enumerate();
-        of_heads.for_each(|(i, (keys, values))| {
-            let first = i / heads * inputs.keys * inputs.channels + i % heads * inputs.head;
-            let rows = |values| Rows {
-                values,
-                stride: inputs.channels,
-                width: inputs.head,
-            };
-            lay_out_keys(rows(&inputs.k[first..]), inputs.keys, keys);
-            vectorized!(lay_out_values(
-                rows(&inputs.v[first..]),
-                inputs.keys,
-                values
-            ));
-        });
-    }
+    let keys_of_strips = keys.par_chunks_mut((steps * STEP).max(1)).enumerate();
+    keys_of_strips.for_each_init(Vec::new, |rounded, (i, lines)| {
+        let (head, strip) = (i / strips, i % strips);
+        lay_out_keys(
+            rows(&inputs.k[first(head)..]),
+            inputs.keys,
+            strip,
+            rounded,
+            lines,
+        );
+    });
+    let values_of_steps = values.par_chunks_mut((strips * STEP).max(1)).enumerate();
+    values_of_steps.for_each(|(i, lines)| {
+        let (head, step) = (i / steps, i % steps);
+        vectorized!(lay_out_values(
+            rows(&inputs.v[first(head)..]),
+            inputs.keys,
+            step,
+            lines
+        ));
+    });
     tasks::each(inputs.tasks(out, QUERIES), |buffers, task: Task| {
         let i = task.sample * heads + task.out.first() / inputs.head;
         let [keys, values] = [&keys, &values].map(|x| &x[i * head..][..head]);
@@ -72,22 +80,24 @@ fn attend(inputs: &Inputs, out: &mut [f32]) {
     });
 }
 
-/// `count` rows as the columns of a right matrix, `[strips, steps, STEP]`, which is zeros.
-fn lay_out_keys(rows: Rows, count: usize, lines: &mut [Line]) {
-    let steps = rows.width.div_ceil(WIDTH);
-    let mut rounded = vec![Line::ZERO; steps * WIDTH];
-    for (strip, lines) in lines.chunks_exact_mut(steps * STEP).enumerate() {
-        let first = strip * WIDTH;
-        let some = Rows {
-            values: &rows.values[first * rows.stride..],
-            ..rows
-        };
-        if count - first < WIDTH {
-            rounded.fill(Line::ZERO);
-        }
-        some.round(WIDTH.min(count - first), &mut rounded, WIDTH);
-        vectorized!(transpose_lines(&rounded, lines));
-    }
+/// A strip of the right matrix whose columns are `count` rows: `[steps, STEP]`.
+fn lay_out_keys(
+    rows: Rows,
+    count: usize,
+    strip: usize,
+    rounded: &mut Vec<Line>,
+    lines: &mut [Line],
+) {
+    let first = strip * WIDTH;
+    let some = Rows {
+        values: &rows.values[first * rows.stride..],
+        ..rows
+    };
+    // There may be fewer than the last time.
+    rounded.clear();
+    rounded.resize(lines.len(), Line::ZERO);
+    some.round(WIDTH.min(count - first), rounded, WIDTH);
+    vectorized!(transpose_lines(rounded, lines));
 }
 
 /// Lines of pairs, 16 at a time, as lines of what is at the same place in all of them.
@@ -102,13 +112,12 @@ fn transpose_lines(from: &[Line], to: &mut [Line]) {
     }
 }
 
-/// `count` rows as those of a right matrix, `[strips, steps, STEP]`, which is zeros.
+/// The strip of so many columns of the right matrix whose rows are `count` rows: `[steps, STEP]`, which is zeros.
 #[inline(always)]
-fn lay_out_values(rows: Rows, count: usize, lines: &mut [Line]) {
+fn lay_out_values(rows: Rows, count: usize, strip: usize, lines: &mut [Line]) {
     const SIDE: usize = WIDTH / 2;
-    let steps = count.div_ceil(WIDTH);
     for (i, lines) in lines.as_chunks_mut::<SIDE>().0.iter_mut().enumerate() {
-        let (column, step) = (i / 2 / steps * WIDTH + i % 2 * SIDE, i / 2 % steps);
+        let (step, column) = (i / 2, strip * WIDTH + i % 2 * SIDE);
         let columns = SIDE.min(rows.width.saturating_sub(column));
         if columns == 0 {
             continue;
@@ -123,9 +132,9 @@ fn lay_out_values(rows: Rows, count: usize, lines: &mut [Line]) {
                     Err(_) => values[..columns].copy_from_slice(row),
                 }
             }
-            let [upper, lower] = &pair_of_rows;
-            for ((to, upper), lower) in line.0.iter_mut().zip(upper).zip(lower) {
-                *to = pair(*upper, *lower);
+            let [first, second] = &pair_of_rows;
+            for ((to, first), second) in line.0.iter_mut().zip(first).zip(second) {
+                *to = pair(*first, *second);
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The operators with products of bf16 numbers, which processors with AMX or AVX-512 BF16 compute many times faster than those of
-//! f32.
+//! The operators with products of bf16 numbers, which processors with AVX-512 BF16 compute twice as fast as those of f32, and
+//! processors with AMX many times as fast.
 //!
 //! Inputs, sums and results are f32: both factors of a product are rounded to bf16, to nearest, ties to even, and nothing else is.
 //! That is more exact than a network whose activations are bf16, as PyTorch's. Weights are laid out for the products once, as a
