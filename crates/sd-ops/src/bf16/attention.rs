@@ -93,8 +93,7 @@ fn lay_out_keys(
         values: &rows.values[first * rows.stride..],
         ..rows
     };
-    // There may be fewer than the last time.
-    rounded.clear();
+    // What is left of other keys after the last ones may be anything: those scores are hidden.
     rounded.resize(lines.len(), Line::ZERO);
     some.round(WIDTH.min(count - first), rounded, WIDTH);
     vectorized!(transpose_lines(rounded, lines));
